@@ -1,0 +1,39 @@
+# make demo       set up, then the main job on the corpus that ships with raysel
+# make test       set up, then linter, type checker and the tests that take minutes
+# make test-all   the same and the slow tests
+# make lock       record the stages' sources after their versions were raised
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-all lint lock clean
+
+demo: $(VENV)/installed
+	$(BIN)/raysel run experiments/demo.yaml
+
+test: lint
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
+
+lint: $(VENV)/installed-dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files
+
+lock: $(VENV)/installed-dev
+	$(BIN)/python -m tests.stage_sources
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raysel needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

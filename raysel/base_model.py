@@ -1,0 +1,42 @@
+"""`raysel base-model`: a small base model as a Hugging Face folder, made by the stages `corpus` and `base_model`."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from raysel.errors import UserError
+from raysel.experiment import ExperimentError, experiment_from
+from raysel.pipeline import expand
+from raysel.runner import run_experiment
+from raysel.store import Store
+
+
+def make_base_model(corpus: str, out_dir: Path, overrides: Sequence[str] = ()) -> int:
+    """Make the model in `out_dir`, which must not exist yet or be empty. `overrides` as on the command line."""
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise UserError(f"OUT_DIR {str(out_dir)!r} exists already and is not an empty folder")
+    data = {"name": "base-model", "model": {"base": {}}, "corpus": {"path": corpus}}
+    experiment = experiment_from(data, Path.cwd(), overrides, where="base-model")
+    if experiment.model.base is None:
+        raise ExperimentError("base-model makes a model: set keys of model.base, not model.path")
+    code = run_experiment(experiment, until="base_model")
+    store = Store(experiment.storage)
+    step = expand(experiment, store, "base_model")[-1]
+    artifact = store.artifact(step.stage, step.fingerprint)
+    if artifact is None:
+        raise FileNotFoundError(f"{step.stage}/{step.fingerprint} was published and is gone")
+    with TemporaryDirectory() as scratch:
+        folder = artifact.local_folder("model", Path(scratch))
+        shards = artifact.shards("model")
+        staged = out_dir.with_name(f"{out_dir.name}.partial")
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        for shard in shards:
+            name = Path(shard.path).name
+            shutil.copyfile(folder / name, staged / name)
+        if out_dir.exists():
+            out_dir.rmdir()
+        staged.rename(out_dir)
+    print(f"base model: {out_dir}")
+    return code

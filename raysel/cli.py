@@ -1,0 +1,156 @@
+"""The `raysel` command. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raysel.errors import UserError
+
+app = typer.Typer(
+    help="Choose multilingual instruction data by language separability, fine-tune on it, and see what that did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="the experiment file")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one key, e.g. preselect.rho=0.4")
+]
+STAGE_OF_COMMAND = {"score": "scores", "select": "subset", "train": "model", "evaluate": "results"}
+
+
+def _run(experiment: Path, overrides: list[str] | None, until: str | None) -> None:
+    from raysel.experiment import load_experiment
+    from raysel.runner import run_experiment
+
+    loaded = load_experiment(experiment, overrides or [])
+    if until == "results" and loaded.evaluation.tasks is None:
+        raise UserError("evaluation.tasks is not set: there is nothing to evaluate on")
+    raise typer.Exit(run_experiment(loaded, until=until))
+
+
+@app.command()
+def run(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="stop after this stage")] = None,
+) -> None:
+    """The whole line, from corpus to report, resuming what exists."""
+    from raysel.pipeline import STAGES
+
+    if until is not None and until not in STAGES:
+        raise UserError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
+    _run(experiment, overrides, until)
+
+
+@app.command()
+def score(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """The line up to the separability scores."""
+    _run(experiment, overrides, STAGE_OF_COMMAND["score"])
+
+
+@app.command()
+def select(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """The line up to the selected subset."""
+    _run(experiment, overrides, STAGE_OF_COMMAND["select"])
+
+
+@app.command()
+def train(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """The line up to the tuned model."""
+    _run(experiment, overrides, STAGE_OF_COMMAND["train"])
+
+
+@app.command()
+def evaluate(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """The line up to the evaluation results of the base and the tuned model."""
+    _run(experiment, overrides, STAGE_OF_COMMAND["evaluate"])
+
+
+@app.command()
+def plan(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """What would run and why, what is reused, and the disk it takes."""
+    from rich.console import Console
+
+    from raysel.experiment import load_experiment
+    from raysel.runner import print_plan
+
+    print_plan(load_experiment(experiment, overrides or []), Console(soft_wrap=True))
+
+
+@app.command()
+def inspect(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option("-n", min=1, help="how many samples")] = 5,
+) -> None:
+    """Samples as the model sees them: template, tokens, which are trained on, which token is taken."""
+    from rich.console import Console
+
+    from raysel.experiment import load_experiment
+    from raysel.inspection import print_samples
+
+    print_samples(load_experiment(experiment, overrides or []), samples, Console(soft_wrap=True))
+
+
+@app.command("base-model")
+def base_model(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="a corpus file or folder")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="where the model goes; must not exist or be empty")],
+    overrides: Overrides = None,
+) -> None:
+    """A small base model from a corpus: tokenizer, then training, by the project's own stages."""
+    from raysel.base_model import make_base_model
+
+    make_base_model(corpus, out_dir, overrides or [])
+
+
+@app.command()
+def report(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR", help="<storage>/runs/<name> of a run")],
+) -> None:
+    """The HTML report of a run, made anew from what the run has so far."""
+    from raysel.runner import report_run
+
+    report_run(run_dir)
+
+
+@app.command()
+def gc(
+    storage: Annotated[str, typer.Argument(metavar="STORAGE", help="a storage folder or URI")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
+) -> None:
+    """Remove the artifacts that no run names."""
+    from raysel.disk import readable
+    from raysel.garbage import collect, find_garbage
+    from raysel.store import Store
+
+    store = Store(storage)
+    garbage = find_garbage(store)
+    if not dry_run:
+        collect(store, garbage)
+    done = "would remove" if dry_run else "removed"
+    for path in [*garbage.artifacts, *garbage.files]:
+        typer.echo(f"{done} {path}")
+    counted = f"{len(garbage.artifacts)} artifacts and {len(garbage.files)} leftover files"
+    typer.echo(f"{done} {counted}, {readable(garbage.bytes)}")
+
+
+def main() -> None:
+    """Entry point: turns a user's mistake into one clear message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"raysel: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nraysel: stopped; the same command carries on from here", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

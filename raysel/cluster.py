@@ -1,0 +1,298 @@
+"""Joining or starting Ray, running work on it, and the leases that keep two runs from doing the same work.
+
+Work comes in two shapes. `map_tasks` runs a function over small descriptions of work (a file to read, a pair of
+blocks), each an idempotent Ray task. `map_actors` streams descriptions through a pool of Ray Data actors that hold
+something heavy (a model). Descriptions and summaries travel through the driver, rows never do.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray import cloudpickle
+from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
+
+from raysel.errors import UserError
+
+NAMESPACE = "raysel"
+LEASE_POLL_SECONDS = 1.0
+STALL_SECONDS = 2 * 3600.0
+TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@dataclass
+class Cluster:
+    """A connection to Ray. Use as a context manager: what it started, it stops."""
+
+    address: str | None = None
+    num_cpus: int | None = None
+    _started: bool = field(default=False, init=False, repr=False)
+    _holder: Any = field(default=None, init=False, repr=False)
+
+    def __enter__(self) -> "Cluster":
+        if ray.is_initialized():
+            return self
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "namespace": NAMESPACE}
+        if address:
+            try:
+                ray.init(address=address, **quiet)
+            except AuthenticationError as error:
+                raise UserError(
+                    f"the Ray cluster at {address!r} wants a token that this process does not have: "
+                    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
+                ) from error
+            except ConnectionError as error:
+                raise UserError(f"no Ray cluster answers at {address!r} (cluster.address or RAY_ADDRESS)") from error
+        else:
+            use_private_token()
+            # address="local": the address file of a driver that was killed would otherwise be believed.
+            ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, **quiet)
+        self._started = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holder = None
+        if self._started:
+            ray.shutdown()
+            self._started = False
+
+    def cpus(self) -> int:
+        return int(ray.cluster_resources().get("CPU", 1))
+
+    def gpus(self) -> int:
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    def cpus_each(self, workers: int) -> int:
+        """The most whole CPUs that each of `workers` workers can have at the same time, at least 1."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        share = self.cpus() // workers
+        return next((cpus for cpus in range(share, 1, -1) if places(nodes, {"CPU": cpus}) >= workers), 1)
+
+    def refuse_unless_placeable(self, what: str, workers: int, *, num_cpus: float, num_gpus: float = 0) -> None:
+        """`UserError` where `workers` such workers can never run together, with the arithmetic."""
+        each = {resource: number for resource, number in (("CPU", num_cpus), ("GPU", num_gpus)) if number}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if each and workers > (held := places(nodes, each)):
+            kinds = Counter(" + ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in nodes)
+            raise UserError(
+                f"{what} asks for {workers} workers x {' + '.join(f'{n:g} {name}' for name, n in each.items())} = "
+                f"{' + '.join(f'{workers * n:g} {name}' for name, n in each.items())}; the cluster has "
+                f"{', '.join(f'{count} node of {kind}' for kind, count in kinds.items())} and holds {held} of them "
+                "at once; lower the workers or what each takes, or join a larger cluster"
+            )
+
+    def map_tasks(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        *,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        retries: int = 3,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> Iterator[tuple[int, Any]]:
+        """Run `function(*item)` for every item as Ray tasks; yield (index of the item, result) as they finish.
+
+        A task lost with its worker is run again up to `retries` times. At most four tasks per slot wait at once.
+        `TimeoutError` when no task finished for `stall_seconds`. Stopping early cancels what still runs.
+        """
+        self.refuse_unless_placeable(function.__name__, 1, num_cpus=num_cpus, num_gpus=num_gpus)
+        remote = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries)
+        slots = max(1, int(self.cpus() / max(num_cpus, 0.1)))
+        waiting: dict[Any, int] = {}
+        todo = iter(enumerate(items))
+        try:
+            while True:
+                while len(waiting) < 4 * slots and (following := next(todo, None)) is not None:
+                    waiting[remote.remote(*following[1])] = following[0]
+                if not waiting:
+                    return
+                done, _ = ray.wait(list(waiting), num_returns=1, timeout=stall_seconds)
+                if not done:
+                    raise TimeoutError(_stalled(function.__name__, stall_seconds))
+                index = waiting.pop(done[0])
+                yield index, _result(done[0])
+        finally:
+            if ray.is_initialized():
+                for reference in waiting:
+                    ray.cancel(reference, force=True)
+
+    def run_task(self, function: Callable[..., Any], *arguments: Any, num_cpus: float = 1) -> Any:
+        """Run one function on the cluster and give its result."""
+        return next(iter(self.map_tasks(function, [arguments], num_cpus=num_cpus)))[1]
+
+    def map_actors(
+        self,
+        worker: type,
+        arguments: Mapping[str, Any],
+        items: Sequence[Mapping[str, Any]],
+        *,
+        workers: int,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        retries: int = 3,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> Iterator[dict[str, Any]]:
+        """Stream `items` through a pool of `workers` Ray Data actors; yield what each call returned, as it comes.
+
+        `worker(**arguments)` is made once per actor; `worker.process(item)` gets one item and returns a small
+        dict of plain values. An actor that dies is replaced and its item done again, up to `retries` times.
+        `TimeoutError` when no item was finished for `stall_seconds`. Stopping early stops the actors.
+        """
+        import ray.data
+
+        self.refuse_unless_placeable(worker.__name__, workers, num_cpus=num_cpus, num_gpus=num_gpus)
+        if not items:
+            return
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it also raises
+        context = ray.data.DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = stall_seconds
+        blocks = [pa.table({"item": pa.array([cloudpickle.dumps(dict(item))], pa.binary())}) for item in items]
+        with ray.data.DataContext.current(context), warnings.catch_warnings():
+            # The limit on retries is one of the `ray_remote_args`, deprecated in 2.60 with nothing in their place;
+            # without it an item that kills its actor would be tried for ever.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            results = ray.data.from_arrow(blocks).map_batches(
+                _ActorWorker,
+                fn_constructor_args=(worker, dict(arguments)),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                max_task_retries=retries,
+            )
+        batches = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        try:
+            for outcome in (cloudpickle.loads(result) for batch in batches for result in batch["result"].to_pylist()):
+                if isinstance(outcome, UserError):
+                    raise outcome
+                yield outcome
+        except ray.data.exceptions.ExecutionTimeoutError as error:
+            raise TimeoutError(_stalled(worker.__name__, stall_seconds)) from error
+
+    @contextlib.contextmanager
+    def lease(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
+        """Hold the lease `key` while the block runs; yields whether somebody else held it first.
+
+        The holder is an actor of this driver, so the lease goes when this driver does. A lease saves work; the
+        attempt protocol, not the lease, guards correctness.
+        """
+        if self._holder is None:
+            self._holder = ray.remote(_LeaseHolder).options(num_cpus=0).remote()
+        options: dict[str, Any] = {"name": "leases", "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0}
+        retried = {"get_if_exists": True, "max_restarts": -1, "max_task_retries": -1}
+        book = ray.remote(_LeaseBook).options(**options, **retried).remote()
+        token = uuid.uuid4().hex
+        waited = False
+        while not ray.get(book.take.remote(key, token, self._holder)):
+            if not waited:
+                on_wait()
+            waited = True
+            time.sleep(LEASE_POLL_SECONDS)
+        try:
+            yield waited
+        finally:
+            if ray.is_initialized():
+                ray.get(book.give_back.remote(key, token))
+
+
+def use_private_token() -> None:
+    """Give the Ray that this process is about to start a token of its own, known to its child processes only.
+
+    Ray would otherwise write one to `~/.ray/auth_token`, readable by all; a later `ray start --head` of the same user
+    then demands it, while `ray job submit` does not send it.
+    """
+    if not any(os.environ.get(name) for name in TOKEN_SETTINGS):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> int:
+    """How many workers that take `each` (amount by resource, none 0) fit on `nodes` (resources of each) at once."""
+    return sum(min(int(node.get(name, 0) / number + 1e-9) for name, number in each.items()) for node in nodes)
+
+
+class _ActorWorker:
+    """Adapts a class with `process(item)` to Ray Data's batches of one row.
+
+    Items and results cross pickled: as Arrow columns a tuple would come back as a list, and an empty dict as None. A
+    `UserError` crosses as a result, since Ray Data wraps what is raised in an error of its own and drops the cause.
+    """
+
+    def __init__(self, worker: type, arguments: dict[str, Any]) -> None:
+        self.mistake: UserError | None = None
+        try:
+            self.worker = worker(**arguments)
+        except UserError as error:
+            self.mistake = error
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        outcomes = [self.outcome(cloudpickle.loads(item)) for item in batch["item"].to_pylist()]
+        return pa.table({"result": pa.array(map(cloudpickle.dumps, outcomes), pa.binary())})
+
+    def outcome(self, item: dict[str, Any]) -> Any:
+        if self.mistake is not None:
+            return self.mistake
+        try:
+            return self.worker.process(item)
+        except UserError as error:
+            return error
+
+
+class _LeaseHolder:
+    """Dies with its driver: that is how a lease ends when its owner was killed."""
+
+    def ping(self) -> None: ...
+
+
+class _LeaseBook:
+    """Who holds which lease; one per cluster."""
+
+    def __init__(self) -> None:
+        self.leases: dict[str, tuple[str, Any]] = {}
+
+    async def take(self, key: str, token: str, holder: Any) -> bool:
+        current = self.leases.get(key)
+        if current is not None and current[0] != token:
+            try:
+                await current[1].ping.remote()
+            except RayActorError:
+                pass
+            else:
+                return False
+            if self.leases.get(key) is not current:
+                return False
+        self.leases[key] = (token, holder)
+        return True
+
+    async def give_back(self, key: str, token: str) -> None:
+        if key in self.leases and self.leases[key][0] == token:
+            del self.leases[key]
+
+
+def _stalled(what: str, seconds: float) -> str:
+    return (
+        f"{what}: nothing was finished for {seconds:g} s; the cluster is taken by others, or a worker hangs. "
+        "Run again to carry on from what is finished"
+    )
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from error
+        raise

@@ -1,0 +1,115 @@
+"""Bringing the source's rows into the corpus table, and splitting off the held-out items."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from raysel.corpus.settings import COLUMNS
+from raysel.languages.codes import LanguageError, normalise
+from raysel.seeding import draw
+from raysel.tables import CORPUS
+
+EXAMPLES_KEPT = 5
+
+
+@dataclass
+class Problems:
+    """What is wrong with the rows, counted by kind, with the first few named."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, example: str) -> None:
+        self.counts[kind] += 1
+        kept = self.examples.setdefault(kind, [])
+        if len(kept) < EXAMPLES_KEPT:
+            kept.append(example)
+
+    def merge(self, other: "Problems") -> None:
+        self.counts.update(other.counts)
+        for kind, examples in other.examples.items():
+            kept = self.examples.setdefault(kind, [])
+            kept.extend(examples[: EXAMPLES_KEPT - len(kept)])
+
+    def lines(self) -> list[str]:
+        """One line a kind: how many, and the first few."""
+        listed = []
+        for kind, count in self.counts.most_common():
+            shown = self.examples[kind]
+            more = f", and {count - len(shown):,} more" if count > len(shown) else ""
+            listed.append(f"{count:,} x {kind}: {'; '.join(shown)}{more}")
+        return listed
+
+
+def standardise(
+    rows: Sequence[Mapping[str, Any]],
+    numbers: Sequence[int],
+    *,
+    columns: Mapping[str, str],
+    location: str,
+    name: str,
+    drop_empty: bool,
+) -> tuple[pa.Table, Problems, int]:
+    """The corpus table of `rows`, what is wrong with them, and how many empty ones were dropped.
+
+    columns maps our names to the source's; numbers are the rows' numbers in `location`; `name` stands in for a
+    missing `source`, and `<name>:<number>` for a missing `id`.
+    """
+    problems = Problems()
+    named = {column: columns.get(column, column) for column in COLUMNS}
+    out: dict[str, list[Any]] = {column: [] for column in CORPUS.names}
+    dropped = 0
+    for row, number in zip(rows, numbers, strict=True):
+        where = f"{location}, row {number}"
+        absent = [named[column] for column in ("lang", "prompt", "response") if named[column] not in row]
+        if absent:
+            problems.add(
+                f"missing column {', '.join(map(repr, absent))} (found: {', '.join(sorted(map(str, row)))}; "
+                "map them with corpus.columns)",
+                where,
+            )
+            continue
+        prompt, response, lang = (row[named[column]] for column in ("prompt", "response", "lang"))
+        if any(value is not None and not isinstance(value, str) for value in (prompt, response, lang)):
+            problems.add("prompt, response or lang that is not text", where)
+            continue
+        if not (prompt or "").strip() or not (response or "").strip():
+            if drop_empty:
+                dropped += 1
+            else:
+                problems.add("empty prompt or response (corpus.empty: drop leaves such rows out)", where)
+            continue
+        try:
+            code = normalise(lang or "")
+        except LanguageError as error:
+            problems.add(str(error), where)
+            continue
+        given = row.get(named["id"])
+        out["id"].append(f"{name}:{number}" if given is None else str(given))
+        out["lang"].append(code)
+        out["lang_raw"].append(lang)
+        out["prompt"].append(prompt)
+        out["response"].append(response)
+        out["source"].append(str(row.get(named["source"]) or name))
+        for column in ("task", "group"):
+            value = row.get(named[column])
+            out[column].append(None if value is None else str(value))
+    return pa.table(out, schema=CORPUS), problems, dropped
+
+
+def heldout_mask(table: pa.Table, *, share: float, seed: int) -> list[bool]:
+    """Which rows are held out: about `share` of the items, chosen by a seeded hash of the item.
+
+    An item is (source, task, group), so the same item in other languages goes the same way; a row without a group is
+    an item of its own. The choice needs no other row: any shard alone gives it.
+    """
+    mask = []
+    for identity, source, task, group in zip(
+        *(table[name].to_pylist() for name in ("id", "source", "task", "group")), strict=True
+    ):
+        item = f"id\0{identity}" if group is None else f"item\0{source}\0{task}\0{group}"
+        mask.append(draw(seed, item) < share)
+    return mask

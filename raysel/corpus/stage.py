@@ -1,0 +1,136 @@
+"""Stage `corpus`: the user's files become the `corpus` and `heldout` tables, read and checked by Ray tasks."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysel.corpus.files import CorpusError, SourcePart, find_files, read_batches, split_into_parts
+from raysel.corpus.rows import EXAMPLES_KEPT, Problems, heldout_mask, standardise
+from raysel.corpus.settings import CorpusSettings
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Attempt, ShardRecord
+
+SHARDS_PER_PART = 10_000
+
+
+def leaf_files(settings: CorpusSettings) -> list[str]:
+    """The user's files, whose contents the corpus's fingerprint hashes. Raises `CorpusError` where there are none."""
+    if settings.path is None:
+        raise CorpusError(
+            "corpus.path is not set: give the file, folder or dataset to read, e.g. --set corpus.path=FILE"
+        )
+    return find_files(settings.path, split=settings.dataset_split)
+
+
+def run(run: StageRun) -> StageOutput:
+    settings: CorpusSettings = run.settings["corpus"]
+    seed: int = run.settings["seed"]
+    plan = run.attempt.plan(lambda: {"shard_rows": settings.shard_rows})
+    parts = split_into_parts(leaf_files(settings))
+    finished = run.attempt.finished(plan)
+    outcomes = {i: json.loads(run.attempt.read_bytes(r)) for (table, i), r in finished.items() if table == "read"}
+    todo = [i for i in range(len(parts)) if i not in outcomes]
+    items = [(parts[i], i, settings, seed, plan, run.attempt) for i in todo]
+    with run.progress.track(len(parts), "parts", done=len(outcomes)) as tracker:
+        for index, outcome in run.cluster.map_tasks(read_part, items):
+            outcomes[todo[index]] = outcome
+            tracker.advance(1)
+
+    problems = Problems()
+    for _, outcome in sorted(outcomes.items()):
+        found = outcome["problems"]
+        problems.merge(Problems(Counter(found["counts"]), found["examples"]))
+    if problems.counts:
+        raise CorpusError("the corpus cannot be used as it is:\n  " + "\n  ".join(problems.lines()))
+    records = [ShardRecord(**entry) for _, outcome in sorted(outcomes.items()) for entry in outcome["records"]]
+    if not records:
+        raise CorpusError(f"corpus.path {settings.path!r}: there is not one row in it")
+    duplicates = run.cluster.run_task(find_duplicates, run.attempt, records)
+    if duplicates:
+        raise CorpusError(f"the corpus has duplicate ids: {'; '.join(duplicates)}")
+    return StageOutput(records, _summary(settings, outcomes, records))
+
+
+def read_part(
+    part: SourcePart, index: int, settings: CorpusSettings, seed: int, plan: dict[str, Any], attempt: Attempt
+) -> dict[str, Any]:
+    """Ray task: read one part, write its shards, and last of all what was found in it."""
+    problems, dropped, records = Problems(), 0, []
+    cells: Counter[tuple[str, str | None]] = Counter()
+    for number, batch in enumerate(read_batches(part, plan["shard_rows"])):
+        for unreadable in batch.unreadable:
+            problems.add("unreadable line", unreadable)
+        table, wrong, empty = standardise(
+            batch.rows,
+            batch.numbers,
+            columns=settings.columns,
+            location=part.location,
+            name=part.name,
+            drop_empty=settings.empty == "drop",
+        )
+        problems.merge(wrong)
+        dropped += empty
+        mask = pa.array(heldout_mask(table, share=settings.heldout, seed=seed), pa.bool_())
+        for name, rows in (("heldout", table.filter(mask)), ("corpus", table.filter(pc.invert(mask)))):
+            if rows.num_rows:
+                shard = index * SHARDS_PER_PART + number
+                records.append(attempt.write_table(name, shard, rows, plan=plan))
+            if name == "corpus":
+                cells.update(zip(rows["lang"].to_pylist(), rows["task"].to_pylist(), strict=True))
+    outcome = {
+        "records": [asdict(record) for record in records],
+        "problems": {"counts": dict(problems.counts), "examples": problems.examples},
+        "dropped": dropped,
+        "cells": [[lang, task, count] for (lang, task), count in cells.items()],
+    }
+    attempt.write_file("read", index, f"{index:05d}.json", json.dumps(outcome).encode(), plan=plan)
+    return outcome
+
+
+def find_duplicates(attempt: Attempt, records: list[ShardRecord]) -> list[str]:
+    """Ray task: the first few ids that occur more than once, each with its count."""
+    import pyarrow.parquet as pq
+
+    store = attempt.store
+    columns = [
+        pq.read_table(store.full(f"{attempt.address}/{r.path}"), columns=["id"], filesystem=store.filesystem)["id"]
+        for r in records
+    ]
+    counted = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).value_counts()
+    repeated = counted.filter(pc.greater(counted.field("counts"), 1))
+    named = [f"{entry['values'].as_py()!r} x {entry['counts'].as_py()}" for entry in repeated[:EXAMPLES_KEPT]]
+    return named + ([f"and {len(repeated) - len(named):,} more"] if len(repeated) > len(named) else [])
+
+
+def _summary(settings: CorpusSettings, outcomes: dict[int, Any], records: list[ShardRecord]) -> dict[str, Any]:
+    languages: Counter[str] = Counter()
+    cells: Counter[tuple[str, str | None]] = Counter()
+    for outcome in outcomes.values():
+        for lang, task, count in outcome["cells"]:
+            languages[lang] += count
+            cells[(lang, task)] += count
+    if len(languages) < 2:
+        raise CorpusError(
+            f"the corpus has only one language ({next(iter(languages), 'none')}): separability compares languages"
+        )
+    dropped = sum(outcome["dropped"] for outcome in outcomes.values())
+    single = sorted(lang for lang, count in languages.items() if count == 1)
+    warnings = []
+    if dropped:
+        warnings.append(f"{dropped:,} rows with an empty prompt or response were left out (corpus.empty: drop)")
+    if single:
+        warnings.append(f"languages with a single sample, which scores 0: {', '.join(single)}")
+    return {
+        "languages": dict(sorted(languages.items())),
+        "cells": sorted(
+            ([lang, task, n] for (lang, task), n in cells.items()), key=lambda cell: (cell[0], cell[1] or "")
+        ),
+        "heldout_rows": sum(record.rows for record in records if record.table == "heldout"),
+        "dropped": dropped,
+        "bytes": sum(record.bytes for record in records),
+        "warnings": warnings,
+    }

@@ -1,0 +1,220 @@
+"""The experiment file: YAML in, a typed and checked `Experiment` out.
+
+Relative paths in the file are relative to the file's folder; those given with `--set` to the current one.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from raysel.corpus.settings import CorpusSettings
+from raysel.embedding.settings import EmbeddingSettings
+from raysel.errors import UserError
+from raysel.evaluation.settings import EvaluationSettings
+from raysel.languages.settings import LanguagesSettings
+from raysel.mixture.settings import CurriculumSettings, MixtureSettings
+from raysel.models.settings import ModelSettings
+from raysel.report.settings import ReportSettings
+from raysel.selection.settings import SelectionSettings
+from raysel.separability.settings import PreselectSettings, SeparabilitySettings
+from raysel.settings import Section
+from raysel.training.settings import TrainingSettings
+
+PATH_KEYS = (("storage",), ("corpus", "path"), ("model", "path"), ("embedding", "model", "path"), ("evaluation", "tasks"))
+# These may also be a name on the Hugging Face hub: they are paths only where such a file or folder exists.
+NAME_OR_PATH = {("corpus", "path"), ("model", "path"), ("embedding", "model", "path")}
+
+
+class ExperimentError(UserError):
+    """An experiment file that cannot be used: says which key, what it holds and what it may hold."""
+
+
+class ClusterSettings(Section):
+    """Which Ray to use: the cluster at `address`, else a local one with `num_cpus` CPUs (default: all)."""
+
+    address: str | None = None
+    num_cpus: int | None = Field(None, ge=1)
+
+    def without_effect(self) -> list[str]:
+        both = self.address is not None and self.num_cpus is not None
+        return ["num_cpus: the cluster at address has its own CPUs"] if both else []
+
+
+class Experiment(Section):
+    """One run: everything that decides its results, and where they go."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    storage: str = "runs"
+    model: ModelSettings
+    corpus: CorpusSettings = CorpusSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    separability: SeparabilitySettings = SeparabilitySettings()
+    languages: LanguagesSettings = LanguagesSettings()
+    mixture: MixtureSettings = MixtureSettings()
+    preselect: PreselectSettings = PreselectSettings()
+    selection: SelectionSettings = SelectionSettings()
+    curriculum: CurriculumSettings = CurriculumSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    report: ReportSettings = ReportSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    @model_validator(mode="after")
+    def base_model_is_one(self) -> "Experiment":
+        if self.embedding.model is not None and self.embedding.model.base is not None:
+            raise ValueError("embedding.model.base: a small base model can only be made as the experiment's model")
+        return self
+
+    def warnings(self) -> list[str]:
+        """Settings that were given but change nothing in this run, one sentence each."""
+        idle = [f"{path}.{reason}" for path, section in _sections("", self) for reason in section.without_effect()]
+        if self.mixture.quota == "everything" and "selection" in self.model_fields_set:
+            idle.append("selection.method: with mixture.quota everything the whole pool is trained on; it only ranks")
+        return [f"setting without effect: {reason}" for reason in idle]
+
+
+def _sections(path: str, section: Section) -> list[tuple[str, Section]]:
+    found = []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            inner = f"{path}.{name}".lstrip(".")
+            found += [(inner, value), *_sections(inner, value)]
+    return found
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and apply `key=value` overrides. Raises `ExperimentError`."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"experiment file {str(path)!r} cannot be read: {error}") from error
+    data = _parse(text, str(file))
+    if not isinstance(data, dict):
+        raise ExperimentError(f"{file}: an experiment is a mapping of sections, found {type(data).__name__}")
+    data.setdefault("name", file.stem)
+    return experiment_from(data, file.parent.resolve(), overrides, where=str(file))
+
+
+def experiment_from(data: dict[str, Any], folder: Path, overrides: Sequence[str], *, where: str) -> Experiment:
+    """A checked experiment from parsed data, whose relative paths are relative to `folder`."""
+    _resolve_paths(data, folder)
+    for override in overrides:
+        keys, value = _override(override)
+        _assign(data, keys, value, override)
+        _resolve_paths(data, Path.cwd(), only=tuple(keys))
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise ExperimentError(_explain(error, where)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `no` is Norwegian, not false, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{where} is not YAML: {error}") from error
+
+
+def _override(text: str) -> tuple[list[str], Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ExperimentError(f"--set {text!r}: write it as key=value, e.g. --set preselect.rho=0.4")
+    return key.strip().split("."), _parse(value, f"--set {text!r}")
+
+
+def _assign(data: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    inner = data
+    for depth, key in enumerate(keys[:-1]):
+        if inner.get(key) is None:
+            inner[key] = {}
+        inner = inner[key]
+        if not isinstance(inner, dict):
+            raise ExperimentError(f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+    inner[keys[-1]] = value
+
+
+def _resolve_paths(data: dict[str, Any], folder: Path, only: tuple[str, ...] | None = None) -> None:
+    for keys in PATH_KEYS:
+        if only is not None and keys[: len(only)] != only:
+            continue
+        inner: Any = data
+        for key in keys[:-1]:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict) or not isinstance(inner.get(keys[-1]), str):
+            continue
+        value = inner[keys[-1]]
+        if "://" in value or Path(value).expanduser().is_absolute():
+            continue
+        resolved = (folder / value).resolve()
+        hub_name = keys in NAME_OR_PATH and not resolved.exists() and value.count("/") == 1 and value[0] not in "./~"
+        if not hub_name or Path(value).suffix in (".jsonl", ".parquet", ".json", ".gz"):
+            inner[keys[-1]] = str(resolved)
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        keys = [str(part) for part in problem["loc"]]
+        key = ".".join(keys)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r}{_nearest(keys)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: is needed and not given")
+        else:
+            found = problem["input"]
+            shown = "" if isinstance(found, (dict, BaseModel)) else f" (found {found!r})"
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {message}{shown}" if key else message)
+    return f"{where}: " + "\n  ".join(lines)
+
+
+def _nearest(keys: list[str]) -> str:
+    model: Any = Experiment
+    for key in keys[:-1]:
+        field = model.model_fields.get(key)
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if model is None:
+            return ""
+    prefix = "".join(f"{key}." for key in keys[:-1])
+    close = difflib.get_close_matches(keys[-1], model.model_fields, n=1, cutoff=0.5)
+    if close:
+        return f": did you mean {prefix}{close[0]}?"
+    elsewhere = [f"{path}.{keys[-1]}" for path in _all_keys() if keys[-1] in _all_keys()[path]]
+    hint = f": did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(model.model_fields)}"
+    return hint
+
+
+def _all_keys() -> dict[str, set[str]]:
+    sections = {}
+    for name, field in Experiment.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            sections[name] = set(field.annotation.model_fields)
+    return sections

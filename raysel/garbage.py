@@ -1,0 +1,65 @@
+"""`raysel gc`: removes what no run names."""
+
+from dataclasses import dataclass
+
+from raysel.errors import UserError
+from raysel.pipeline import STAGES
+from raysel.store import Store
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Files that no run needs: whole artifacts, and leftovers of attempts beside a published manifest."""
+
+    artifacts: list[str]
+    files: list[str]
+    bytes: int
+
+
+def find_garbage(store: Store) -> Garbage:
+    """What is below the stages' folders and neither named by a run's record nor listed in a named manifest.
+
+    An address that a run names and that is not published yet is left alone: an attempt may be at work there.
+    Raises `UserError` where the storage holds no run at all: it may be the wrong folder.
+    """
+    records = [info for info in store.list_files("runs") if info.path.endswith("/run.json")]
+    if not records:
+        raise UserError(f"storage {store.shown('')} holds no run (runs/*/run.json): nothing is removed there")
+    named: set[str] = set()
+    for info in records:
+        record = store.read_json(store.relative(info.path))
+        named |= {f"{step['stage']}/{step['fingerprint']}" for step in record["steps"].values()} if record else set()
+    artifacts: dict[str, int] = {}
+    files: list[str] = []
+    size = 0
+    for stage in STAGES:
+        for info in store.list_files(stage):
+            path = store.relative(info.path)
+            address = "/".join(path.split("/")[:2])
+            if address not in named:
+                artifacts[address] = artifacts.get(address, 0) + info.size
+            elif _is_leftover(store, address, path):
+                files.append(path)
+                size += info.size
+    return Garbage(sorted(artifacts), files, size + sum(artifacts.values()))
+
+
+def _is_leftover(store: Store, address: str, path: str) -> bool:
+    stage, fingerprint = address.split("/")
+    artifact = store.artifact(stage, fingerprint)
+    if artifact is None:
+        return False
+    inside = path.removeprefix(f"{address}/")
+    listed = {entry["path"] for entry in artifact.manifest["files"]}
+    return not (inside in ("manifest.json", "plan.json") or inside in listed or inside.removesuffix(".json") in listed)
+
+
+def collect(store: Store, garbage: Garbage) -> None:
+    """Remove what `find_garbage` found: of an artifact its manifest first, so that nothing half-removed ever counts."""
+    for address in garbage.artifacts:
+        manifest = f"{address}/manifest.json"
+        if store.read_json(manifest) is not None:
+            store.filesystem.delete_file(store.full(manifest))
+        store.delete_folder(address)
+    for path in garbage.files:
+        store.filesystem.delete_file(store.full(path))

@@ -1,0 +1,22 @@
+"""How many rows of each language are trained on: settled before anything is selected."""
+
+from collections.abc import Mapping
+
+from raysel.errors import UserError
+
+
+class QuotaError(UserError):
+    """A quota that the corpus cannot fill."""
+
+
+def proportional(available: Mapping[str, int], total: int) -> dict[str, int]:
+    """`total` rows shared out in proportion to what each language has, by largest remainder (ties by name)."""
+    rows = sum(available.values())
+    if total > rows:
+        raise QuotaError(f"mixture.total {total:,} is more than the {rows:,} rows of the chosen languages")
+    exact = {lang: total * count / rows for lang, count in sorted(available.items())}
+    counts = {lang: int(share) for lang, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda lang: (counts[lang] - exact[lang], lang))
+    for lang in by_remainder[: total - sum(counts.values())]:
+        counts[lang] += 1
+    return counts

@@ -1,0 +1,101 @@
+"""Finding a model's files and loading it: safetensors only, no remote code unless asked for by name."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raysel.errors import UserError
+from raysel.models.settings import Template
+from raysel.models.templates import NAMED_TEMPLATES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+
+
+class ModelError(UserError):
+    """A model that cannot be found or loaded as asked."""
+
+
+def find_model(path: str, *, revision: str | None = None) -> Path:
+    """The local folder of `path`: itself if it is a folder, else the Hugging Face snapshot of that name.
+
+    Raises `ModelError` where there is neither, or where the folder has no config, weights or tokenizer.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or path.startswith(".") or path.count("/") > 1:
+            raise ModelError(f"model.path {path!r}: there is no such folder")
+        folder = _download(path, revision)
+    files = {file.name for file in folder.iterdir()}
+    if "config.json" not in files:
+        raise ModelError(f"model folder {folder}: config.json is missing; it holds {_listed(files)}")
+    if not any(name.endswith(".safetensors") for name in files):
+        other = [name for name in files if name.endswith((".bin", ".pt", ".pth"))]
+        hint = f" ({other[0]} is a pickle and is not loaded: convert it to safetensors)" if other else ""
+        raise ModelError(f"model folder {folder}: no *.safetensors weights{hint}; it holds {_listed(files)}")
+    if not any(name.startswith("tokenizer") or name in {"vocab.json", "spiece.model"} for name in files):
+        raise ModelError(f"model folder {folder}: no tokenizer files; it holds {_listed(files)}")
+    return folder
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model.path {name!r} is neither a folder here nor a model that can be fetched by that name: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _listed(files: set[str]) -> str:
+    return ", ".join(sorted(files)[:8]) or "nothing"
+
+
+def load_tokenizer(
+    folder: str | Path, template: Template = "auto", *, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer with `template` as its chat template. `ModelError` where `auto` finds none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    if template != "auto":
+        tokenizer.chat_template = NAMED_TEMPLATES[template]
+    elif not tokenizer.chat_template:
+        raise ModelError(
+            f"the tokenizer in {folder} has no chat template; set model.template to one of {', '.join(NAMED_TEMPLATES)}"
+        )
+    return tokenizer
+
+
+def load_causal_lm(
+    folder: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> "PreTrainedModel":
+    """The causal language model in `folder`, with the PEFT adapter in `adapter` on it if one is given."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(folder), **_how(dtype, trust_remote_code))
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter))
+    return model
+
+
+def load_encoder(folder: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> "PreTrainedModel":
+    """The model without its language-model head: its last hidden state is the one after the final norm."""
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(str(folder), **_how(dtype, trust_remote_code))
+
+
+def _how(dtype: str, trust_remote_code: bool) -> dict[str, Any]:
+    return {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}

@@ -1,0 +1,52 @@
+"""Chat templates: how a prompt and a response become the one string that a model sees.
+
+Every template owns its special tokens, so texts rendered here are tokenised with `add_special_tokens=False` and no
+token is ever doubled.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAMED_TEMPLATES: dict[str, str] = {
+    "plain": (
+        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}"
+        "{% if m['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
+    ),
+    "chatml": (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ),
+    "llama3": (
+        "{{ bos_token }}{% for m in messages %}"
+        "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+    ),
+    "alpaca": (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        "{{ '### Response:\\n' + m['content'] + eos_token }}"
+        "{% else %}{{ '### Instruction:\\n' + m['content'] + '\\n\\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"
+    ),
+}
+
+
+def prompt_text(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
+    """The prompt in the chat template, up to where the response begins."""
+    messages = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def sample_text(tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str) -> str:
+    """Prompt and response as one string, the turn left unclosed: its last token is the response's last."""
+    return prompt_text(tokenizer, prompt) + response
+
+
+def closing_text(tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str) -> str:
+    """What the template puts behind a response to close the turn; the end-of-text token where it puts nothing."""
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    opened = sample_text(tokenizer, prompt, response)
+    closing = whole[len(opened) :] if whole.startswith(opened) else ""
+    return closing.rstrip("\n") or str(tokenizer.eos_token or "")

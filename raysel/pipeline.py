@@ -1,0 +1,321 @@
+"""From an experiment to a graph of steps, and running what of it does not exist yet.
+
+A step is a stage with its settings and inputs; its fingerprint hashes both, the stage's version and the contents of
+the user's files, so every address is known before anything runs. Steps that are published already are reused.
+"""
+
+import importlib
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from raysel.experiment import ClusterSettings, Experiment
+from raysel.settings import counted
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt, Store, digest, file_digest
+
+# stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
+STAGES: dict[str, tuple[int, str]] = {
+    "corpus": (1, "raysel.corpus.stage:run"),
+    "base_model": (1, "raysel.training.base_model_stage:run"),
+    "quota": (1, "raysel.mixture.quota_stage:run"),
+    "vectors": (1, "raysel.embedding.stage:run"),
+    "sums": (1, "raysel.separability.sums_stage:run"),
+    "scores": (1, "raysel.separability.scores_stage:run"),
+    "pool": (1, "raysel.separability.pool_stage:run"),
+    "subset": (1, "raysel.selection.stage:run"),
+    "order": (1, "raysel.mixture.order_stage:run"),
+    "tokens": (1, "raysel.training.tokens_stage:run"),
+    "model": (1, "raysel.training.model_stage:run"),
+    "results": (1, "raysel.evaluation.stage:run"),
+    "report": (1, "raysel.report.stage:run"),
+}
+VERSIONED = ("ray", "torch", "transformers", "deepspeed", "peft", "lm-eval", "scikit-learn", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Something of the user's: `path` is where it is, `files` what it consists of, with the SHA-256 of each."""
+
+    path: str
+    files: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(dict(self.files))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the graph. `settings` count towards the fingerprint, `execution` only says how to execute."""
+
+    name: str
+    stage: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, "Step"] = field(default_factory=dict)
+    leaves: Mapping[str, Leaf] = field(default_factory=dict)
+    execution: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        return STAGES[self.stage][0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest(self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What the fingerprint hashes, and what a later run is compared with."""
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "settings": counted(dict(self.settings)),
+            "inputs": {name: step.fingerprint for name, step in self.inputs.items()},
+            "leaves": {name: dict(leaf.files) for name, leaf in self.leaves.items()},
+        }
+
+
+def expand(experiment: Experiment, store: Store, until: str | None = None) -> list[Step]:
+    """The steps of an experiment, each after its inputs; only those that `until` needs, where it is given.
+
+    Checks what can be checked without computing (files, model folders, tasks) and raises `UserError`.
+    """
+    from raysel.corpus.stage import leaf_files as corpus_files
+    from raysel.evaluation.tasks import check
+    from raysel.evaluation.tasks import leaf_files as task_files
+
+    seed, model = experiment.seed, experiment.model
+    files = corpus_files(experiment.corpus)
+    corpus_leaf = Leaf(str(experiment.corpus.path), _digests(store, files))
+    where = {"path", "dataset_split"}
+    corpus_settings = {k: v for k, v in counted(experiment.corpus).items() if k not in where}
+    steps: dict[str, Step] = {}
+
+    def add(name: str, stage: str, settings: dict[str, Any], *inputs: str, **more: Any) -> Step:
+        named = {key: steps[key] for key in inputs} | more.pop("renamed", {})
+        steps[name] = Step(name, stage, settings, named, **more)
+        return steps[name]
+
+    add("corpus", "corpus", {"corpus": corpus_settings, "seed": seed}, leaves={"corpus": corpus_leaf},
+        execution={"corpus": experiment.corpus})  # fmt: skip
+    leaf: dict[str, Leaf] = {}
+    tuned_from: dict[str, Step] = {}
+    if model.base is not None:
+        add("base_model", "base_model", {"base": model.base, "seed": seed}, "corpus",
+            execution={"workers": experiment.training.workers})  # fmt: skip
+        tuned_from = {"model": steps["base_model"]}
+    else:
+        leaf = {"model": _model_leaf(store, model)}
+    shown = {"template": model.template, "trust_remote_code": model.trust_remote_code}
+    add("quota", "quota", {"languages": experiment.languages, "mixture": experiment.mixture, "seed": seed}, "corpus")
+    embedded = experiment.embedding.model
+    embedding = counted(experiment.embedding) | {"model": None}
+    how = embedded or model
+    add(
+        "vectors",
+        "vectors",
+        {"embedding": embedding, "template": how.template, "trust_remote_code": how.trust_remote_code},
+        "corpus",
+        renamed={} if embedded else tuned_from,
+        leaves={"model": _model_leaf(store, embedded)} if embedded else leaf,
+        execution={"embedding": experiment.embedding, "model": how},
+    )
+    add("sums", "sums", {"separability": experiment.separability}, "vectors")
+    add("scores", "scores", {}, "sums")
+    add("pool", "pool", {"preselect": experiment.preselect, "seed": seed}, "scores", "quota")
+    uses_vectors = ("vectors",) if experiment.selection.method == "kmc" else ()
+    add("subset", "subset", {"selection": experiment.selection, "seed": seed}, "pool", "quota", *uses_vectors)
+    add("order", "order", {"curriculum": experiment.curriculum, "seed": seed}, "subset", "scores", "corpus")
+    add("tokens", "tokens", {"data": experiment.training.data, "seed": seed, **shown}, "order", "corpus",
+        renamed=tuned_from, leaves=leaf)  # fmt: skip
+    add("model", "model", {"training": experiment.training, "seed": seed, "trust_remote_code": model.trust_remote_code},
+        "tokens", renamed=tuned_from, leaves=leaf)  # fmt: skip
+    if experiment.evaluation.tasks is not None:
+        check(experiment.evaluation)
+        tasks = Leaf(experiment.evaluation.tasks, _digests(store, task_files(experiment.evaluation)))
+        settings = counted(experiment.evaluation) | {"tasks": None}
+        for name in experiment.evaluation.models:
+            add(
+                f"results_{name}",
+                "results",
+                {"evaluation": settings, "model_name": name, "seed": seed, **shown},
+                renamed=tuned_from | ({"tuned": steps["model"]} if name == "tuned" else {}),
+                leaves=leaf | {"tasks": tasks},
+                execution={"evaluation": experiment.evaluation},
+            )
+    shown_in_report = tuple(name for name in steps if name != "base_model")
+    resolved = counted(experiment.model_copy(update={"storage": "", "cluster": ClusterSettings()}))
+    add("report", "report", {"report": experiment.report, "name": experiment.name, "seed": seed,
+        "experiment": resolved}, *shown_in_report)  # fmt: skip
+    return _needed(list(steps.values()), until)
+
+
+def _needed(steps: list[Step], until: str | None) -> list[Step]:
+    if until is None:
+        return steps
+    goal = [step for step in steps if step.stage == until]
+    wanted: dict[str, Step] = {}
+
+    def visit(step: Step) -> None:
+        for before in step.inputs.values():
+            visit(before)
+        wanted[step.name] = step
+
+    for step in goal:
+        visit(step)
+    return [step for step in steps if step.name in wanted]
+
+
+def published_part(steps: list[Step], store: Store) -> list[Step]:
+    """The steps whose artifacts exist, and the report over just those."""
+    have = [step for step in steps if store.artifact(step.stage, step.fingerprint) and step.stage != "report"]
+    report = next(step for step in steps if step.stage == "report")
+    names = {step.name for step in have}
+    inputs = {name: step for name, step in report.inputs.items() if name in names}
+    return [*have, replace(report, inputs=inputs)]
+
+
+def _digests(store: Store, files: list[str]) -> dict[str, str]:
+    """Content hashes by file name (by full path where two files share a name): moving a folder changes nothing."""
+    names = [file.partition("?")[0].rsplit("/", 1)[-1] for file in files]
+    keys = names if len(set(names)) == len(names) else files
+    return {key: file_digest(store, file) for key, file in zip(keys, files, strict=True)}
+
+
+def _model_leaf(store: Store, model: Any) -> Leaf:
+    from raysel.models.loading import find_model
+
+    folder = find_model(model.path, revision=model.revision)
+    return Leaf(str(folder), _digests(store, sorted(str(file) for file in folder.iterdir() if file.is_file())))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What will happen to a step and why."""
+
+    step: Step
+    artifact: Artifact | None
+    reason: str
+
+
+def decide(steps: list[Step], store: Store, previous: Mapping[str, Any]) -> list[Decision]:
+    """For each step whether it is reused or run, and the reason; `previous` is the last run's record of its steps."""
+    decisions: list[Decision] = []
+    for step in steps:
+        artifact = store.artifact(step.stage, step.fingerprint)
+        if artifact is not None:
+            decisions.append(Decision(step, artifact, f"published {artifact.manifest['published']}"))
+            continue
+        decisions.append(Decision(step, None, _why(step, store, previous)))
+    return decisions
+
+
+def _why(step: Step, store: Store, previous: Mapping[str, Any]) -> str:
+    before = previous.get(step.name)
+    if before is None or before["fingerprint"] == step.fingerprint:
+        shards = len(store.attempt(step.stage, step.fingerprint).markers())
+        return f"not finished before: carries on from {shards} finished files" if shards else "not computed yet"
+    now = step.record()
+    if before["version"] != now["version"]:
+        return f"the stage's code changed: version {before['version']} -> {now['version']}"
+    changes = list(_differences("", before["settings"], now["settings"]))
+    for name, files in now["leaves"].items():
+        if before["leaves"].get(name) != files:
+            changes.append(f"{name} changed: {_changed_files(before['leaves'].get(name, {}), files)}")
+    for name, fingerprint in now["inputs"].items():
+        if before["inputs"].get(name) != fingerprint:
+            changes.append(f"{name} changed" if name in before["inputs"] else f"{name} is used now")
+    changes += [f"{name} is no longer used" for name in before["inputs"] if name not in now["inputs"]]
+    return "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+
+
+def _differences(key: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for name in sorted(before.keys() | now.keys()):
+            found += _differences(f"{key}.{name}".lstrip("."), before.get(name), now.get(name))
+        return found
+    return [] if before == now else [f"{key} changed from {before} to {now}"]
+
+
+def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def execute(
+    step: Step,
+    store: Store,
+    reason: str,
+    *,
+    artifacts: Mapping[str, Artifact],
+    cluster: Any,
+    progress: Any,
+) -> Artifact:
+    """Run one step under its lease and publish its artifact; where somebody else published meanwhile, give theirs."""
+    key = f"{store.uri}/{step.stage}/{step.fingerprint}"
+    with cluster.lease(key, on_wait=lambda: progress.note("another run computes this now: waiting for it")):
+        published = store.artifact(step.stage, step.fingerprint)
+        if published is not None:
+            return published
+        attempt = store.attempt(step.stage, step.fingerprint)
+        log = EventLog(store, step, attempt)
+        log.add("start", reason=reason)
+        run = StageRun(
+            settings={**step.settings, **step.execution},
+            inputs={name: artifacts[before.name] for name, before in step.inputs.items()},
+            leaves={name: leaf.path for name, leaf in step.leaves.items()},
+            attempt=attempt,
+            cluster=cluster,
+            progress=progress,
+        )
+        output = stage_function(step.stage)(run)
+        artifact = attempt.publish(
+            output.records,
+            settings=counted(dict(step.settings)),
+            inputs={name: before.fingerprint for name, before in step.inputs.items()}
+            | {name: leaf.fingerprint for name, leaf in step.leaves.items()},
+            version=step.version,
+            summary=output.summary,
+            versions={"python": platform.python_version(), **{name: installed(name) for name in VERSIONED}},
+        )
+        attempt.discard_unlisted(artifact)
+        log.add("end", rows=artifact.manifest["rows"], wall_seconds=artifact.manifest["wall_seconds"])
+        return artifact
+
+
+def stage_function(stage: str) -> Callable[[StageRun], StageOutput]:
+    module, _, name = STAGES[stage][1].partition(":")
+    function: Callable[[StageRun], StageOutput] = getattr(importlib.import_module(module), name)
+    return function
+
+
+class EventLog:
+    """The JSON lines of one execution, in a file of its own."""
+
+    def __init__(self, store: Store, step: Step, attempt: Attempt) -> None:
+        self.store = store
+        self.name = f"{attempt.name}-{step.stage}"
+        self.common = {"stage": step.stage, "step": step.name, "fingerprint": step.fingerprint, "attempt": attempt.name}
+        self.events: list[dict[str, Any]] = []
+
+    def add(self, event: str, **facts: Any) -> None:
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.events.append({**self.common, "event": event, "time": time, **facts})
+        self.store.write_event_log(self.name, self.events)
+
+
+def run_folder(name: str) -> str:
+    return f"runs/{name}"
+
+
+def local_scratch(store: Store, name: str) -> Path:
+    """A local folder for what a run leaves on this machine (its log)."""
+    if store.is_local:
+        return Path(store.full(run_folder(name)))
+    return Path.home() / ".cache" / "raysel" / "runs" / name

@@ -1,0 +1,223 @@
+"""Runs an experiment: says what will run and why, runs it step by step, keeps the run's record."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from raysel import disk
+from raysel.errors import UserError
+from raysel.experiment import Experiment
+from raysel.output import quiet_process
+from raysel.pipeline import Decision, Step, decide, execute, expand, local_scratch, published_part, run_folder
+from raysel.progress import Progress
+from raysel.store import Artifact, Store
+
+
+def run_experiment(experiment: Experiment, *, until: str | None = None, only_published: bool = False) -> int:
+    """Run what does not exist yet, up to the stage `until`; print what was done. Returns the exit code, 0.
+
+    With `only_published` nothing but the report is run, over what is published already.
+    """
+    store = Store(experiment.storage)
+    steps = expand(experiment, store, until)
+    if only_published:
+        steps = published_part(steps, store)
+    decisions = decide(steps, store, previous_steps(store, experiment.name))
+    log = local_scratch(store, experiment.name) / "log.txt"
+    _check_disk(experiment, store, decisions)
+    with quiet_process(log) as console:
+        console.print(f"[bold]raysel[/bold] {experiment.name}: {len(steps)} steps, storage {store.shown('')}")
+        for warning in experiment.warnings():
+            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+        _write_record(store, experiment, steps, status="running", until=until)
+        to_run = [decision for decision in decisions if decision.artifact is None]
+        if to_run:
+            console.print(f"output of Ray, DeepSpeed and their workers: {log}", style="dim", highlight=False)
+            artifacts = _execute_all(experiment, store, decisions, console)
+        else:
+            artifacts = {decision.step.name: decision.artifact for decision in decisions if decision.artifact}
+            console.print(f"everything is reused: {len(steps)} of {len(steps)} steps were published before")
+        _write_record(store, experiment, steps, status="finished", until=until)
+        _finish(store, experiment, artifacts, console)
+    return 0
+
+
+def _execute_all(
+    experiment: Experiment, store: Store, decisions: list[Decision], console: Console
+) -> dict[str, Artifact]:
+    from raysel.cluster import Cluster
+
+    artifacts: dict[str, Artifact] = {}
+    with Cluster(address=experiment.cluster.address, num_cpus=experiment.cluster.num_cpus) as cluster:
+        for number, decision in enumerate(decisions, start=1):
+            step = decision.step
+            head = f"[{number}/{len(decisions)}] {step.name}"
+            if decision.artifact is not None:
+                console.print(f"{head}: reused", style="dim", markup=False, highlight=False)
+                artifacts[step.name] = decision.artifact
+            else:
+                console.print(f"{head}: {decision.reason}", markup=False, highlight=False)
+                progress = Progress(console, step.name)
+                artifacts[step.name] = execute(
+                    step, store, decision.reason, artifacts=artifacts, cluster=cluster, progress=progress
+                )
+                _tell(artifacts[step.name], console)
+            if step.stage in ("corpus", "quota"):
+                _preflight(experiment, store, decisions, artifacts)
+    return artifacts
+
+
+def _preflight(
+    experiment: Experiment, store: Store, decisions: list[Decision], artifacts: Mapping[str, Artifact]
+) -> None:
+    """What can only be checked once the corpus is read, but must be before hours are spent on it."""
+    _check_disk(experiment, store, decisions, artifacts)
+    if "quota" in artifacts and any(decision.step.stage == "pool" for decision in decisions):
+        from raysel.separability.pool_stage import preflight
+
+        preflight(experiment.preselect, artifacts["quota"])
+
+
+def _tell(artifact: Artifact, console: Console) -> None:
+    rows = ", ".join(f"{count:,} {table} rows" for table, count in artifact.manifest["rows"].items() if count)
+    console.print(f"  done in {artifact.manifest['wall_seconds']:.1f} s{': ' + rows if rows else ''}", style="green")
+    for warning in artifact.summary.get("warnings", []):
+        console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False)
+
+
+def _check_disk(
+    experiment: Experiment, store: Store, decisions: list[Decision], artifacts: Mapping[str, Artifact] | None = None
+) -> None:
+    todo = {d.step.stage for d in decisions if d.artifact is None and d.step.name not in (artifacts or {})}
+    if todo:
+        needed = disk_needs(experiment, decisions, artifacts or {})
+        needed = {stage: size for stage, size in needed.items() if stage in todo}
+        disk.refuse_too_little(needed, store.free_bytes(), store.shown(""))
+
+
+def disk_needs(
+    experiment: Experiment, decisions: list[Decision], artifacts: Mapping[str, Artifact]
+) -> dict[str, int]:
+    """Bytes each stage will write at most, from what is known so far."""
+    from raysel.store import open_filesystem
+
+    corpus_step = decisions[0].step
+    known = artifacts.get("corpus") or decisions[0].artifact
+    from raysel.corpus.stage import leaf_files
+
+    sizes = 0
+    for file in leaf_files(experiment.corpus) if corpus_step.stage == "corpus" else []:
+        filesystem, path = open_filesystem(file)
+        sizes += filesystem.get_file_info(path).size * (4 if path.endswith((".gz", ".parquet")) else 1)
+    width, weights = _model_size(experiment, decisions)
+    return disk.artifact_bytes(
+        corpus_bytes=sizes,
+        rows=known.rows("corpus") if known else None,
+        width=width,
+        languages=len(known.summary["languages"]) if known else 50,
+        model_bytes=weights,
+        full=experiment.training.method == "full",
+    )
+
+
+def _model_size(experiment: Experiment, decisions: list[Decision]) -> tuple[int, int]:
+    """Hidden units of the embedding model and bytes of the tuned model's weights."""
+    base = experiment.model.base
+    if base is not None:
+        parameters = base.vocabulary * base.width + base.layers * 12 * base.width**2
+        return base.width, parameters * 4
+    leaves = [decision.step.leaves["model"] for decision in decisions if "model" in decision.step.leaves]
+    if not leaves:
+        return 0, 0
+    folder = Path(leaves[0].path)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config", config)
+    width = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 4096
+    return int(width), sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def previous_steps(store: Store, name: str) -> dict[str, Any]:
+    """The steps of the last run of this name, as `Step.record` gave them, with their fingerprints."""
+    record = store.read_json(f"{run_folder(name)}/run.json")
+    return dict(record["steps"]) if record else {}
+
+
+def _write_record(store: Store, experiment: Experiment, steps: list[Step], *, status: str, until: str | None) -> None:
+    """`runs/<name>/run.json`: what the run is made of. `raysel gc` keeps what such records name."""
+    folder = run_folder(experiment.name)
+    before = store.read_json(f"{folder}/run.json") or {"steps": {}}
+    now = {step.name: {**step.record(), "fingerprint": step.fingerprint} for step in steps}
+    record = {
+        "name": experiment.name,
+        "status": status,
+        "until": until,
+        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+        # A run that goes only part of the way keeps naming what the last whole one made.
+        "steps": {**before["steps"], **now},
+        "experiment": experiment.model_dump(mode="json"),
+    }
+    store.write_json(f"{folder}/run.json", record)
+    text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    store.write_bytes(f"{folder}/experiment.yaml", text.encode())
+
+
+def _finish(store: Store, experiment: Experiment, artifacts: Mapping[str, Artifact], console: Console) -> None:
+    if "scores" in artifacts:
+        summary = artifacts["scores"].summary
+        console.print(
+            f"mean separability {summary['mean']:+.4f} over {len(summary['languages'])} languages: "
+            f"{store.shown(artifacts['scores'].address)}",
+            highlight=False,
+        )
+    for name in ("results_base", "results_tuned"):
+        if name in artifacts:
+            averages = ", ".join(f"{k} {v:.3f}" for k, v in artifacts[name].summary.get("macro_average", {}).items())
+            console.print(f"{name.removeprefix('results_')} model, average over languages: {averages}", highlight=False)
+    if "report" in artifacts:
+        publish_report(store, experiment.name, artifacts["report"])
+        path = f"{run_folder(experiment.name)}/report.html"
+        console.print(f"report: {store.shown(path)}", highlight=False)
+    elif artifacts:
+        last = list(artifacts.values())[-1]
+        console.print(f"{last.stage}: {store.shown(last.address)}", highlight=False)
+
+
+def publish_report(store: Store, name: str, report: Artifact) -> None:
+    """Copy the report artifact to the run's folder, where a person looks for it."""
+    shard = report.shards("report")[0]
+    store.write_bytes(f"{run_folder(name)}/report.html", store.read_bytes(f"{report.address}/{shard.path}"))
+
+
+def report_run(run_dir: str) -> None:
+    """Make the report of the run in `run_dir` (`<storage>/runs/<name>`) anew, from what is published of it."""
+    storage, _, name = run_dir.rstrip("/").rpartition("/runs/")
+    store = Store(storage)
+    record = store.read_json(f"{run_folder(name)}/run.json") if storage else None
+    if record is None:
+        raise UserError(f"{run_dir!r} is not the folder of a run: give <storage>/runs/<name>, which holds run.json")
+    run_experiment(Experiment.model_validate(record["experiment"]), until="report", only_published=True)
+
+
+def print_plan(experiment: Experiment, console: Console, *, until: str | None = None) -> None:
+    """`raysel plan`: each step as reuse or run with the reason, and the room it takes. Raises where it cannot fit."""
+    from rich.table import Table
+
+    store = Store(experiment.storage)
+    decisions = decide(expand(experiment, store, until), store, previous_steps(store, experiment.name))
+    needed = disk_needs(experiment, decisions, {})
+    table = Table("step", "", "why", "at most on disk", box=None)
+    for decision in decisions:
+        reused = decision.artifact is not None
+        size = "" if reused else disk.readable(needed.get(decision.step.stage, 0) or 0).replace("0 B", "")
+        table.add_row(decision.step.name, "reuse" if reused else "run", decision.reason, size)
+    console.print(table)
+    to_run = [decision for decision in decisions if decision.artifact is None]
+    console.print(f"{len(to_run)} to run, {len(decisions) - len(to_run)} reused; storage {store.shown('')}")
+    for warning in experiment.warnings():
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    _check_disk(experiment, store, decisions)

@@ -1,0 +1,70 @@
+"""Stage `subset`: a selector fills the quota from the pool, one Ray task per language."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysel.selection import kmc, random
+from raysel.selection.settings import SelectionSettings
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt
+from raysel.tables import CHOSEN
+
+
+def run(run: StageRun) -> StageOutput:
+    settings: SelectionSettings = run.settings["selection"]
+    pool, quota = run.inputs["pool"], run.inputs["quota"]
+    in_pool = pool.summary["languages"]
+    counts = quota.summary["counts"] if quota.summary["binding"] else in_pool
+    wanted = {lang: count for lang, count in sorted(counts.items()) if count and in_pool.get(lang)}
+    finished = run.attempt.finished()
+    items = [
+        (index, lang, count, settings.method, run.settings["seed"], pool, run.inputs.get("vectors"), run.attempt)
+        for index, (lang, count) in enumerate(wanted.items())
+        if ("subset", index) not in finished
+    ]
+    with run.progress.track(len(wanted), "languages", done=len(wanted) - len(items)) as tracker:
+        for _ in run.cluster.map_tasks(write_subset, items):
+            tracker.advance(1)
+    finished = run.attempt.finished()
+    return StageOutput([finished["subset", i] for i in range(len(wanted))], {"languages": wanted})
+
+
+def write_subset(
+    index: int,
+    lang: str,
+    count: int,
+    method: str,
+    seed: int,
+    pool: Artifact,
+    vectors: Artifact | None,
+    attempt: Attempt,
+) -> None:
+    """Ray task: choose `count` rows of one language; rank 0 is the selector's first choice."""
+    in_lang: Any = pc.field("lang") == lang
+    candidates = pool.read("pool", ["id"], filters=in_lang).sort_by("id")
+    if method == "kmc" and vectors is not None:
+        rows, distances = kmc.select_with_distances(_vectors_of(candidates, vectors, in_lang), count, seed=seed)
+        scores = -distances
+    else:
+        rows = random.select(candidates.num_rows, count, seed=seed)
+        scores = np.zeros(count)
+    columns = [
+        candidates["id"].take(pa.array(rows)),
+        pa.array([lang] * count, pa.string()),
+        pa.array(range(count), pa.int64()),
+        pa.array(scores, pa.float64()),
+        pa.array([method] * count, pa.string()),
+    ]
+    attempt.write_table("subset", index, pa.table(columns, schema=CHOSEN))
+
+
+def _vectors_of(candidates: pa.Table, vectors: Artifact, in_lang: Any) -> np.ndarray:
+    """(n, d) vectors of the candidates, in their order."""
+    table = vectors.read("vectors", ["id", "vector"], filters=in_lang)
+    row_of = {identity: i for i, identity in enumerate(table["id"].to_pylist())}
+    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in table["vector"].chunks])
+    rows = [row_of[identity] for identity in candidates["id"].to_pylist()]
+    return flat.reshape(-1, vectors.summary["width"])[rows]

@@ -1,0 +1,50 @@
+"""Stage `pool`: the rows that a selector may choose from, the best-ranked rho of each language that has a quota."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysel.separability.preselect import pool_sizes, preselect, refuse_small_pool
+from raysel.separability.settings import PreselectSettings
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt, ShardRecord
+from raysel.tables import CHOSEN
+
+
+def preflight(settings: PreselectSettings, quota: Artifact) -> None:
+    """Raise `PoolError`, before anything is embedded, where the pool cannot fill the quota."""
+    if quota.summary["binding"]:
+        available = quota.summary["available"]
+        refuse_small_pool(quota.summary["counts"], pool_sizes(available, settings.rho), available, settings.rho)
+
+
+def run(run: StageRun) -> StageOutput:
+    settings: PreselectSettings = run.settings["preselect"]
+    preflight(settings, run.inputs["quota"])
+    arguments = (run.inputs["scores"], list(run.inputs["quota"].summary["counts"]), settings, run.settings["seed"])
+    record = run.cluster.run_task(write_pool, *arguments, run.attempt)
+    return StageOutput([record], record.summary)
+
+
+def write_pool(
+    scores: Artifact, languages: list[str], settings: PreselectSettings, seed: int, attempt: Attempt
+) -> ShardRecord:
+    """Ray task: rank and cut; rank counts from 0 within each language."""
+    table = scores.read("scores", ["id", "lang", "separability"])
+    table = table.filter(pc.is_in(table["lang"], pa.array(languages)))
+    ids, langs, values = (table[name].to_pylist() for name in ("id", "lang", "separability"))
+    row = {identity: i for i, identity in enumerate(ids)}
+    chosen = preselect(ids, langs, values, rho=settings.rho, band=settings.band, seed=seed)
+    counts = dict.fromkeys(languages, 0)
+    ranks = []
+    for identity in chosen:
+        lang = langs[row[identity]]
+        ranks.append(counts[lang])
+        counts[lang] += 1
+    columns = {
+        "id": chosen,
+        "lang": [langs[row[identity]] for identity in chosen],
+        "rank": ranks,
+        "score": [values[row[identity]] for identity in chosen],
+        "method": [f"separability/{settings.band}"] * len(chosen),
+    }
+    return attempt.write_table("pool", 0, pa.table(columns, schema=CHOSEN), summary={"languages": counts})

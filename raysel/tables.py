@@ -1,0 +1,169 @@
+"""The Arrow schemas of the tables that pass between stages, checked whenever a shard is written.
+
+A table may carry more columns than its schema names; none may be missing, renamed or of another type.
+Vector-valued columns are fixed-size lists whose width is known only at run time: `vectors_schema`, `sums_schema`.
+"""
+
+import pyarrow as pa
+
+CORPUS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("lang_raw", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("response", pa.string(), nullable=False),
+        pa.field("task", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("group", pa.string()),
+    ]
+)
+SCORES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("separability", pa.float64(), nullable=False),
+        pa.field("a", pa.float64(), nullable=False),
+        pa.field("b", pa.float64(), nullable=False),
+        pa.field("nearest_lang", pa.string(), nullable=False),
+    ]
+)
+QUOTA = pa.schema(
+    [
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("task", pa.string()),
+        pa.field("count", pa.int64(), nullable=False),
+    ]
+)
+CHOSEN = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("rank", pa.int64(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+    ]
+)
+ORDER = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("task", pa.string()),
+        pa.field("level", pa.int64()),
+    ]
+)
+TOKENS = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),
+        pa.field("segment_lengths", pa.list_(pa.int32()), nullable=False),
+        pa.field("positions", pa.list_(pa.int64()), nullable=False),
+        pa.field("ids", pa.list_(pa.string()), nullable=False),
+        pa.field("langs", pa.list_(pa.string()), nullable=False),
+    ]
+)
+RESULTS = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("ci_low", pa.float64(), nullable=False),
+        pa.field("ci_high", pa.float64(), nullable=False),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+    ]
+)
+ITEMS = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("item", pa.int64(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+    ]
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "corpus": CORPUS,
+    "heldout": CORPUS,
+    "scores": SCORES,
+    "quota": QUOTA,
+    "pool": CHOSEN,
+    "subset": CHOSEN,
+    "order": ORDER,
+    "tokens": TOKENS,
+    "results": RESULTS,
+    "items": ITEMS,
+}
+VECTOR_TYPES = {"float16": pa.float16(), "float32": pa.float32()}
+VECTOR_NAMES = {value: name for name, value in VECTOR_TYPES.items()}
+VECTOR_COLUMNS = {
+    "vectors": ("vector", tuple(VECTOR_TYPES.values())),
+    "sums": ("sums", (pa.float64(),)),
+}
+
+
+def vectors_schema(width: int, dtype: str) -> pa.Schema:
+    """Schema of `vectors`: one `width`-dimensional hidden state per sample, `dtype` float16 or float32."""
+    value = VECTOR_TYPES[dtype]
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("lang", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(value, width), nullable=False),
+            pa.field("n_tokens", pa.int32(), nullable=False),
+            pa.field("truncated", pa.bool_(), nullable=False),
+        ]
+    )
+
+
+def sums_schema(clusters: int) -> pa.Schema:
+    """Schema of `sums`: summed Euclidean distances of a sample to each of `clusters` clusters."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("lang", pa.string(), nullable=False),
+            pa.field("sums", pa.list_(pa.float64(), clusters), nullable=False),
+        ]
+    )
+
+
+class SchemaError(RuntimeError):
+    """A stage tried to write a table that is not what the next stage was promised."""
+
+
+def check(table: str, schema: pa.Schema) -> None:
+    """Raise `SchemaError` unless `schema` has every column that `table` promises, with its type."""
+    for field in _promised(table, schema):
+        if field.name not in schema.names:
+            raise SchemaError(f"table {table}: column {field.name!r} is missing; it has {schema.names}")
+        if schema.field(field.name).type != field.type:
+            raise SchemaError(
+                f"table {table}: column {field.name!r} is {schema.field(field.name).type}, not {field.type}"
+            )
+
+
+def _promised(table: str, schema: pa.Schema) -> pa.Schema:
+    """The schema of `table`; for a vector-valued column, of the width and the width of number that `schema` has."""
+    if table in SCHEMAS:
+        return SCHEMAS[table]
+    if table not in VECTOR_COLUMNS:
+        raise SchemaError(f"no table is called {table!r}; there are {[*SCHEMAS, *VECTOR_COLUMNS]}")
+    column, values = VECTOR_COLUMNS[table]
+    if column not in schema.names:
+        raise SchemaError(f"table {table}: column {column!r} is missing; it has {schema.names}")
+    found = schema.field(column).type
+    if not pa.types.is_fixed_size_list(found) or found.value_type not in values:
+        allowed = " or ".join(str(value) for value in values)
+        raise SchemaError(f"table {table}: column {column!r} is {found}, not a fixed-size list of {allowed}")
+    width = found.list_size
+    return vectors_schema(width, VECTOR_NAMES[found.value_type]) if table == "vectors" else sums_schema(width)

@@ -1,0 +1,57 @@
+"""What the tests share: one Ray for the whole session, small models made on the spot, the real data where it is present."""
+
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from raysel.progress import Progress
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> str:
+    """A local Ray with two CPUs for the whole session; RAY_ADDRESS lets child processes join it."""
+    import ray
+
+    from raysel.cluster import use_private_token
+
+    use_private_token()
+    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="raysel")
+    address = context.address_info["gcs_address"]
+    os.environ["RAY_ADDRESS"] = address
+    yield address
+    os.environ.pop("RAY_ADDRESS", None)
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def cluster(ray_address: str):
+    from raysel.cluster import Cluster
+
+    with Cluster() as joined:
+        yield joined
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress(Console(quiet=True), "test")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real multilingual data: $RAYSEL_DATA, by default ../shared/data beside the repository."""
+    folder = Path(os.environ.get("RAYSEL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "corpus.parquet").exists():
+        pytest.skip(f"the real data is not at {folder} (set RAYSEL_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight two-layer Llama in float32 with a byte-level BPE tokenizer and a chat template, as a folder."""
+    from tests.small_models import save_tiny_llama
+
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny_llama"))

@@ -1,0 +1,60 @@
+"""Small random-weight models for tests, saved as Hugging Face folders."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+TEXTS = [
+    "Hello, how are you? I am fine. What is the capital of France? Paris.",
+    "Bonjour, comment allez-vous ? Très bien, merci.",
+    "Привет, как дела? Хорошо, спасибо.",
+    "你好，你怎么样？我很好。",
+    "مرحبا كيف حالك",
+    "नमस्ते आप कैसे हैं",
+]
+
+
+def byte_bpe_tokenizer(vocabulary: int = 400, **special: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template; every text is tokenisable."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", **special}
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[*names.values(), "<|user|>", "<|assistant|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 5, trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    wrapped.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{{ m['content'] }}"
+        "{{ eos_token }}{% else %}<|user|>{{ m['content'] }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    return wrapped
+
+
+def save_tiny_llama(folder: Path, *, seed: int = 0, width: int = 32, layers: int = 2) -> Path:
+    """Save a random-weight Llama of `layers` layers and `width` hidden units in `folder`."""
+    tokenizer = byte_bpe_tokenizer()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
