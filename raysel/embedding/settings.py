@@ -14,7 +14,7 @@ class EmbeddingSettings(Section):
     model defaults to the experiment's `model`, so that by default a model selects for itself.
     layer indexes the hidden states as transformers does: -1 is the last, after the final norm.
     dtype is what is stored; token_budget bounds the padded tokens of one batch (default by device: 1,024 on a CPU,
-    65,536 on a GPU) and is kept in the plan.
+    65,536 on a GPU) and is kept in the plan, as shard_rows is, the rows that one shard holds at most.
     """
 
     model: ModelSettings | None = None
@@ -22,4 +22,5 @@ class EmbeddingSettings(Section):
     layer: int = -1
     dtype: Literal["float16", "float32"] = "float32"
     token_budget: int | None = execution(None, ge=1)
+    shard_rows: int = execution(512, ge=1)
     workers: int | None = execution(None, ge=1)

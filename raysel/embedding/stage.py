@@ -22,8 +22,6 @@ from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt
 from raysel.tables import vectors_schema
 
-ROWS_PER_SHARD = 512
-
 
 class EmbeddingError(UserError):
     """A model that gives no usable vectors."""
@@ -37,7 +35,7 @@ def run(run: StageRun) -> StageOutput:
     plan = run.attempt.plan(
         lambda: {
             "token_budget": settings.token_budget or DEFAULT_TOKEN_BUDGET[device],
-            "rows_per_shard": ROWS_PER_SHARD,
+            "shard_rows": settings.shard_rows,
         }
     )
     pieces = [
@@ -45,7 +43,7 @@ def run(run: StageRun) -> StageOutput:
         for index, (shard, start) in enumerate(
             (shard, start)
             for shard, record in enumerate(corpus.shards("corpus"))
-            for start in range(0, record.rows, plan["rows_per_shard"])
+            for start in range(0, record.rows, plan["shard_rows"])
         )
     ]
     finished = run.attempt.finished(plan)
@@ -126,7 +124,7 @@ class Embedder:
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:
         shard = self.corpus.shards("corpus")[piece["shard"]]
         rows = self.corpus.read_shard(shard, ["id", "lang", "prompt", "response"])
-        rows = rows.slice(piece["start"], self.plan["rows_per_shard"])
+        rows = rows.slice(piece["start"], self.plan["shard_rows"])
         pairs = zip(rows["prompt"].to_pylist(), rows["response"].to_pylist(), strict=True)
         encoded = self.encoder.encode_with_lengths([sample_text(self.tokenizer, *pair) for pair in pairs])
         broken = np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1))

@@ -1,0 +1,179 @@
+"""The line from a corpus to an order of training, for real: against plain computations, reused, changed, killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.metrics import silhouette_samples as sklearn_silhouette
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from raysel.embedding import LastTokenEncoder
+from raysel.experiment import load_experiment
+from raysel.models.templates import sample_text
+from raysel.pipeline import expand
+from raysel.runner import run_experiment
+from raysel.store import Artifact, Store
+
+STAGES = ("corpus", "quota", "vectors", "sums", "scores", "pool", "subset", "order")
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, tiny_llama: Path) -> Path:
+    """240 rows in 6 languages, cut into many small shards and blocks."""
+    words = {
+        "en": "hello world",
+        "fr": "bonjour monde",
+        "ru": "привет мир",
+        "zh": "你好世界",
+        "ar": "مرحبا",
+        "hi": "नमस्ते",
+    }
+    rng = random.Random(0)
+    (tmp_path / "corpus").mkdir()
+    for lang, text in words.items():
+        with open(tmp_path / "corpus" / f"{lang}.jsonl", "w", encoding="utf-8") as file:
+            for i in range(40):
+                said = " ".join(rng.choices(text.split() + list(text), k=rng.randint(2, 12)))
+                row = {"id": f"{lang}-{i}", "lang": lang, "prompt": f"{text} {i}?", "response": said, "task": "chat"}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    content = {
+        "storage": "store",
+        "corpus": {"path": "corpus", "heldout": 0, "shard_rows": 16},
+        "model": {"path": str(tiny_llama)},
+        "embedding": {"shard_rows": 8},
+        "separability": {"block_rows": 48},
+        "preselect": {"rho": 0.5},
+        "mixture": {"quota": "proportional", "total": 60},
+        "selection": {"method": "kmc"},
+        "curriculum": {"kind": "balanced"},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def artifacts(experiment: Path, *overrides: str) -> dict[str, Artifact]:
+    loaded = load_experiment(experiment, overrides)
+    store = Store(loaded.storage)
+    found = {step.name: store.artifact(step.stage, step.fingerprint) for step in expand(loaded, store, "order")}
+    return {name: artifact for name, artifact in found.items() if artifact}
+
+
+def contents(found: dict[str, Artifact]) -> dict[str, dict]:
+    """Every table that reaches another stage, by step: what must be the same after any kill."""
+    return {
+        f"{name}/{table}": artifact.read(table).to_pydict()
+        for name, artifact in found.items()
+        for table in {entry["table"] for entry in artifact.manifest["files"]}
+    }
+
+
+def executions(experiment: Path, *overrides: str) -> Counter:
+    store = Store(load_experiment(experiment, overrides).storage)
+    return Counter(event["stage"] for event in store.events() if event["event"] == "end")
+
+
+def test_every_row_is_scored_once_as_a_plain_computation_scores_it(
+    ray_address: str, experiment: Path, tiny_llama: Path
+) -> None:
+    run_experiment(load_experiment(experiment), until="order")
+    found = artifacts(experiment)
+    rows = {row["id"]: row for row in found["corpus"].read("corpus").to_pylist()}
+    scores = found["scores"].read("scores")
+    assert sorted(scores["id"].to_pylist()) == sorted(rows)
+    assert len(rows) == 240
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    encoder = LastTokenEncoder(AutoModelForCausalLM.from_pretrained(tiny_llama, dtype="float32"), tokenizer)
+    ids = scores["id"].to_pylist()
+    texts = [sample_text(tokenizer, rows[i]["prompt"], rows[i]["response"]) for i in ids]
+    expected = sklearn_silhouette(encoder.encode(texts).astype(np.float64), scores["lang"].to_pylist())
+    np.testing.assert_allclose(scores["separability"].to_numpy(), expected, atol=1e-5)
+
+    value = dict(zip(ids, expected, strict=True))
+    pool = found["pool"].read("pool").to_pylist()
+    assert Counter(row["lang"] for row in pool) == dict.fromkeys(("ar", "en", "fr", "hi", "ru", "zh"), 20)
+    for lang in ("en", "zh"):
+        best = sorted((i for i in ids if rows[i]["lang"] == lang), key=lambda i: -value[i])[:20]
+        assert {row["id"] for row in pool if row["lang"] == lang} == set(best)
+    subset = found["subset"].read("subset").to_pylist()
+    assert Counter(row["lang"] for row in subset) == dict.fromkeys(("ar", "en", "fr", "hi", "ru", "zh"), 10)
+    assert {row["id"] for row in subset} <= {row["id"] for row in pool}
+    order = found["order"].read("order").to_pylist()
+    assert [row["position"] for row in order] == list(range(60))
+    assert {row["id"] for row in order} == {row["id"] for row in subset}
+
+
+def test_only_what_a_change_touches_runs_again(ray_address: str, experiment: Path) -> None:
+    def run(*overrides: str) -> Counter:
+        before = executions(experiment)
+        run_experiment(load_experiment(experiment, overrides), until="order")
+        return executions(experiment) - before
+
+    assert run() == dict.fromkeys(STAGES, 1)
+    assert run() == {}
+    assert run("preselect.rho=0.6") == dict.fromkeys(("pool", "subset", "order"), 1)
+    assert run("curriculum.kind=ascending") == {"order": 1}
+    assert run("embedding.workers=1", "embedding.shard_rows=64", "separability.block_rows=4096") == {}
+    corpus = experiment.parent / "corpus" / "en.jsonl"
+    corpus.write_text(corpus.read_text().replace("hello world 0?", "hello again 0?"))
+    assert run() == dict.fromkeys(STAGES, 1)
+
+
+def test_the_plan_names_the_setting_that_changed(ray_address: str, experiment: Path) -> None:
+    from raysel.pipeline import decide
+    from raysel.runner import previous_steps
+
+    run_experiment(load_experiment(experiment), until="order")
+    changed = load_experiment(experiment, ["embedding.max_tokens=512"])
+    store = Store(changed.storage)
+    decisions = {d.step.name: d for d in decide(expand(changed, store, "order"), store, previous_steps(store, "small"))}
+    assert decisions["corpus"].artifact is not None
+    assert decisions["vectors"].reason == "embedding.max_tokens changed from 1024 to 512"
+    assert decisions["sums"].reason == "vectors changed"
+
+
+def test_one_worker_and_two_give_the_same_bits(ray_address: str, experiment: Path) -> None:
+    both = []
+    for workers in (1, 2):
+        overrides = (f"embedding.workers={workers}", f"storage={experiment.parent}/store{workers}")
+        run_experiment(load_experiment(experiment, overrides), until="order")
+        both.append(contents(artifacts(experiment, *overrides)))
+    assert both[0] == both[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_in_every_stage_it_carries_on_to_the_same_result(ray_address: str, experiment: Path, seed: int) -> None:
+    undisturbed = f"storage={experiment.parent}/undisturbed"
+    run_experiment(load_experiment(experiment, [undisturbed]), until="order")
+    rng = random.Random(seed)
+    command = [sys.executable, "-m", "raysel.cli", "run", str(experiment), "--until", "order"]
+    store = Store(str(experiment.parent / "store"))
+    kills = 0
+    for stage in STAGES:
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while driver.poll() is None and not any(e["stage"] == stage for e in store.events()):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.4))
+        if driver.poll() is None:
+            os.kill(driver.pid, signal.SIGKILL)
+            kills += 1
+        driver.wait()
+    assert kills > 0
+    finished = {path: path.stat().st_mtime_ns for path in (experiment.parent / "store" / "vectors").rglob("*.parquet")}
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert contents(artifacts(experiment)) == contents(artifacts(experiment, undisturbed))
+    kept = {path: path.stat().st_mtime_ns for path in finished if path.exists()}
+    assert kept == {path: finished[path] for path in kept}
+    ended = Counter(event["stage"] for event in store.events() if event["event"] == "end")
+    assert ended == dict.fromkeys(STAGES, 1)
