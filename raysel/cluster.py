@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import time
 import uuid
 import warnings
@@ -26,6 +27,7 @@ from raysel.errors import UserError
 
 NAMESPACE = "raysel"
 LEASE_POLL_SECONDS = 1.0
+ANSWER_SECONDS = 10.0
 STALL_SECONDS = 2 * 3600.0
 TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -44,7 +46,8 @@ class Cluster:
             return self
         address = self.address or os.environ.get("RAY_ADDRESS")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "namespace": NAMESPACE}
-        if address:
+        if address and address != "local":
+            refuse_unless_answering(address)
             try:
                 ray.init(address=address, **quiet)
             except AuthenticationError as error:
@@ -217,6 +220,20 @@ def use_private_token() -> None:
     """
     if not any(os.environ.get(name) for name in TOKEN_SETTINGS):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def refuse_unless_answering(address: str) -> None:
+    """`UserError` where nothing listens at `address`: Ray itself tries again for seven minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    where = "(cluster.address or RAY_ADDRESS)"
+    if not (host and port.isdigit()):
+        raise UserError(f"{address!r} {where} is not HOST:PORT, 'auto' or 'local'")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at {address!r} {where}: {error}") from error
 
 
 def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> int:

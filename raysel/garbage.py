@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from raysel.errors import UserError
 from raysel.pipeline import STAGES
-from raysel.store import Store
+from raysel.store import MARKER, Store
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _is_leftover(store: Store, address: str, path: str) -> bool:
         return False
     inside = path.removeprefix(f"{address}/")
     listed = {entry["path"] for entry in artifact.manifest["files"]}
-    return not (inside in ("manifest.json", "plan.json") or inside in listed or inside.removesuffix(".json") in listed)
+    return not (inside in ("manifest.json", "plan.json") or inside in listed or inside.removesuffix(MARKER) in listed)
 
 
 def collect(store: Store, garbage: Garbage) -> None:

@@ -35,7 +35,9 @@ class Progress:
 class Tracker:
     def __init__(self, progress: Progress, total: float, unit: str, done: float) -> None:
         self.progress, self.total, self.unit, self.done = progress, total, unit, done
-        self.at_start, self.started, self.last_line = done, time.monotonic(), time.monotonic()
+        # The rate counts from the first unit: workers that start take their time once, not for every unit.
+        self.first: tuple[float, float] | None = None
+        self.last_line = time.monotonic()
         self.bar: Bar | None = None
         if progress.console.is_terminal:
             self.bar = Bar(
@@ -53,12 +55,13 @@ class Tracker:
 
     def advance(self, amount: float, detail: str = "") -> None:
         self.done += amount
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        rate = (self.done - self.at_start) / seconds
+        now = time.monotonic()
+        self.first = self.first or (now, self.done)
+        rate = (self.done - self.first[1]) / max(now - self.first[0], 1e-9)
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done, rate=f"{rate:,.1f}/s", detail=detail)
-        elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY_SECONDS and rate > 0:
-            self.last_line = time.monotonic()
+        elif now - self.last_line >= PLAIN_LINE_EVERY_SECONDS and rate > 0:
+            self.last_line = now
             left = (self.total - self.done) / rate
             self.progress.note(
                 f"{self.progress.stage}: {self.done:,.0f}/{self.total:,.0f} {self.unit}, "

@@ -23,9 +23,12 @@ def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
     if "://" not in location:
         return fs.LocalFileSystem(), str(Path(location).expanduser().resolve())
     try:
-        return fs.FileSystem.from_uri(location)
+        filesystem, path = fs.FileSystem.from_uri(location)
     except (pa.ArrowInvalid, ValueError) as error:
         raise UserError(f"{location!r} is not a place that can be read or written: {error}") from error
+    if not path:
+        raise UserError(f"{location!r} names no bucket; write {location.split('://')[0]}://BUCKET/PREFIX")
+    return filesystem, path
 
 
 @dataclass(frozen=True)

@@ -196,14 +196,14 @@ class Attempt:
         """Paths (relative to the address) of the shard markers that attempts at this artifact have left."""
         prefix = self.store.full(self.address)
         paths = [info.path.removeprefix(f"{prefix}/") for info in self.store.list_files(self.address)]
-        return [path for path in paths if path.endswith(".json") and "/" in path and path[:-5] in set(paths)]
+        return [path for path in paths if path.endswith(MARKER)]
 
     def discard_unlisted(self, artifact: "Artifact") -> None:
         """Remove what this attempt wrote on the way (partial sums, checkpoints) and the manifest does not list."""
         listed = {entry["path"] for entry in artifact.manifest["files"]}
         for info in self.store.list_files(f"{self.address}/{self.name}"):
             path = info.path.removeprefix(f"{self.store.full(self.address)}/")
-            if path not in listed and path.removesuffix(".json") not in listed:
+            if path not in listed and path.removesuffix(MARKER) not in listed:
                 self.store.filesystem.delete_file(info.path)
 
     def write_table(

@@ -1,0 +1,116 @@
+"""The whole line for real, from the demo's corpus to its report: run, run again, changed, killed in every stage."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raysel.experiment import load_experiment
+from raysel.pipeline import expand
+from raysel.store import Artifact, Store
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "model.base.steps": 20,
+    "model.base.width": 32,
+    "model.base.vocabulary": 600,
+    "mixture.total": 60,
+    "training.checkpoint_steps": 1,
+    "evaluation.include": "[choice_en, choice_sw, choice_th]",
+}
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """The demo's experiment on three languages, with a smaller model."""
+    (tmp_path / "corpus").mkdir()
+    for lang in ("en", "sw", "th"):
+        source = REPOSITORY / "raysel" / "demo" / "corpus" / f"{lang}.jsonl"
+        (tmp_path / "corpus" / source.name).write_bytes(source.read_bytes())
+    content = yaml.safe_load((REPOSITORY / "experiments" / "demo.yaml").read_text(encoding="utf-8"))
+    content["storage"] = "store"
+    content["corpus"]["path"] = "corpus"
+    content["evaluation"]["tasks"] = str(REPOSITORY / "raysel" / "demo" / "eval")
+    path = tmp_path / "e.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def command(experiment: Path, *overrides: str) -> list[str]:
+    settings = [*(f"{key}={value}" for key, value in SMALL.items()), *overrides]
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    return [sys.executable, "-m", "raysel.cli", "run", str(experiment), *flags]
+
+
+def run(experiment: Path, *overrides: str) -> str:
+    done = subprocess.run(command(experiment, *overrides), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def artifacts(experiment: Path, *overrides: str) -> dict[str, Artifact]:
+    loaded = load_experiment(experiment, [*(f"{key}={value}" for key, value in SMALL.items()), *overrides])
+    store = Store(loaded.storage)
+    found = {step.name: store.artifact(step.stage, step.fingerprint) for step in expand(loaded, store)}
+    return {name: artifact for name, artifact in found.items() if artifact}
+
+
+def finished_stages(store: Store) -> Counter:
+    return Counter(event["step"] for event in store.events() if event["event"] == "end")
+
+
+def test_run_again_and_changed(ray_address: str, experiment: Path) -> None:
+    store = Store(str(experiment.parent / "store"))
+    out = run(experiment)
+    report = experiment.parent / "store" / "runs" / "demo" / "report.html"
+    assert out.splitlines()[-1] == f"report: {report}"
+    assert report.stat().st_size > 10_000
+    first = finished_stages(store)
+    assert set(first.values()) == {1}
+    assert {"base_model", "model", "results_base", "results_tuned", "report"} <= set(first)
+
+    assert "everything is reused" in run(experiment)
+    assert finished_stages(store) == first
+
+    run(experiment, "preselect.rho=0.6")
+    again = finished_stages(store) - first
+    assert set(again) == {"pool", "subset", "order", "tokens", "model", "results_tuned", "report"}
+
+
+def test_killed_in_every_later_stage_it_gives_the_same_results(ray_address: str, experiment: Path) -> None:
+    undisturbed = f"storage={experiment.parent}/undisturbed"
+    run(experiment, undisturbed)
+    store = Store(str(experiment.parent / "store"))
+    rng = random.Random(0)
+    for step in ("base_model", "tokens", "model", "results_base", "results_tuned", "report"):
+        driver = subprocess.Popen(command(experiment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while driver.poll() is None and not any(event["step"] == step for event in store.events()):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 8.0) if "model" in step else rng.uniform(0.0, 2.0))
+        if driver.poll() is None:
+            os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    run(experiment)
+    assert set(finished_stages(store).values()) == {1}
+    killed, whole = artifacts(experiment), artifacts(experiment, undisturbed)
+    for name in ("results_base", "results_tuned"):
+        assert killed[name].read("results").equals(whole[name].read("results"))
+    for name in ("base_model", "model"):
+        assert losses(killed[name]) == pytest.approx(losses(whole[name]), abs=1e-6)
+
+
+def losses(artifact: Artifact) -> list[float]:
+    import json
+
+    (record,) = artifact.shards("log")
+    lines = artifact.store.read_bytes(f"{artifact.address}/{record.path}").splitlines()
+    return [json.loads(line)["loss"] for line in lines]
