@@ -99,7 +99,7 @@ def inspect(
 @app.command("base-model")
 def base_model(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="a corpus file or folder")],
-    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="where the model goes; must not exist or be empty")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="where the model goes: a new or empty folder")],
     overrides: Overrides = None,
 ) -> None:
     """A small base model from a corpus: tokenizer, then training, by the project's own stages."""

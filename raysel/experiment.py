@@ -24,9 +24,9 @@ from raysel.separability.settings import PreselectSettings, SeparabilitySettings
 from raysel.settings import Section
 from raysel.training.settings import TrainingSettings
 
-PATH_KEYS = (("storage",), ("corpus", "path"), ("model", "path"), ("embedding", "model", "path"), ("evaluation", "tasks"))
 # These may also be a name on the Hugging Face hub: they are paths only where such a file or folder exists.
-NAME_OR_PATH = {("corpus", "path"), ("model", "path"), ("embedding", "model", "path")}
+NAME_OR_PATH = (("corpus", "path"), ("model", "path"), ("embedding", "model", "path"))
+PATH_KEYS = (("storage",), ("evaluation", "tasks"), *NAME_OR_PATH)
 
 
 class ExperimentError(UserError):
@@ -208,8 +208,7 @@ def _nearest(keys: list[str]) -> str:
     if close:
         return f": did you mean {prefix}{close[0]}?"
     elsewhere = [f"{path}.{keys[-1]}" for path in _all_keys() if keys[-1] in _all_keys()[path]]
-    hint = f": did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(model.model_fields)}"
-    return hint
+    return f": did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(model.model_fields)}"
 
 
 def _all_keys() -> dict[str, set[str]]:

@@ -33,9 +33,7 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
         console.rule(f"{row['id']} ({row['lang']})", align="left")
         taken = sample_text(tokenizer, row["prompt"], row["response"])
         ids = tokenizer(taken, add_special_tokens=False)["input_ids"][: experiment.embedding.max_tokens]
-        example = instruction_example(
-            tokenizer, row["prompt"], row["response"], experiment.training.data.max_tokens
-        )
+        example = instruction_example(tokenizer, row["prompt"], row["response"], experiment.training.data.max_tokens)
         text = Text()
         for place, (token, label) in enumerate(zip(example.input_ids, example.labels, strict=True)):
             style = "green" if label != IGNORED else "dim"

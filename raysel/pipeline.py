@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version as installed
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from raysel.experiment import ClusterSettings, Experiment
@@ -96,32 +97,46 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     corpus_settings = {k: v for k, v in counted(experiment.corpus).items() if k not in where}
     steps: dict[str, Step] = {}
 
-    def add(name: str, stage: str, settings: dict[str, Any], *inputs: str, **more: Any) -> Step:
-        named = {key: steps[key] for key in inputs} | more.pop("renamed", {})
+    def add(
+        name: str,
+        stage: str,
+        settings: dict[str, Any],
+        *inputs: str,
+        more_inputs: Mapping[str, Step] = MappingProxyType({}),
+        **more: Any,
+    ) -> Step:
+        named = {**{key: steps[key] for key in inputs}, **more_inputs}
         steps[name] = Step(name, stage, settings, named, **more)
         return steps[name]
 
-    add("corpus", "corpus", {"corpus": corpus_settings, "seed": seed}, leaves={"corpus": corpus_leaf},
-        execution={"corpus": experiment.corpus})  # fmt: skip
+    add(
+        "corpus",
+        "corpus",
+        {"corpus": corpus_settings, "seed": seed},
+        leaves={"corpus": corpus_leaf},
+        execution={"corpus": experiment.corpus},
+    )
     leaf: dict[str, Leaf] = {}
-    tuned_from: dict[str, Step] = {}
+    base: dict[str, Step] = {}
     if model.base is not None:
-        add("base_model", "base_model", {"base": model.base, "seed": seed}, "corpus",
-            execution={"workers": experiment.training.workers})  # fmt: skip
-        tuned_from = {"model": steps["base_model"]}
+        workers = {"workers": experiment.training.workers}
+        base["model"] = add("base_model", "base_model", {"base": model.base, "seed": seed}, "corpus", execution=workers)
     else:
-        leaf = {"model": _model_leaf(store, model)}
-    shown = {"template": model.template, "trust_remote_code": model.trust_remote_code}
+        leaf["model"] = _model_leaf(store, model)
+    trusted = model.trust_remote_code
     add("quota", "quota", {"languages": experiment.languages, "mixture": experiment.mixture, "seed": seed}, "corpus")
     embedded = experiment.embedding.model
-    embedding = counted(experiment.embedding) | {"model": None}
     how = embedded or model
     add(
         "vectors",
         "vectors",
-        {"embedding": embedding, "template": how.template, "trust_remote_code": how.trust_remote_code},
+        {
+            "embedding": counted(experiment.embedding) | {"model": None},
+            "template": how.template,
+            "trust_remote_code": how.trust_remote_code,
+        },
         "corpus",
-        renamed={} if embedded else tuned_from,
+        more_inputs={} if embedded else base,
         leaves={"model": _model_leaf(store, embedded)} if embedded else leaf,
         execution={"embedding": experiment.embedding, "model": how},
     )
@@ -131,10 +146,17 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     uses_vectors = ("vectors",) if experiment.selection.method == "kmc" else ()
     add("subset", "subset", {"selection": experiment.selection, "seed": seed}, "pool", "quota", *uses_vectors)
     add("order", "order", {"curriculum": experiment.curriculum, "seed": seed}, "subset", "scores", "corpus")
-    add("tokens", "tokens", {"data": experiment.training.data, "seed": seed, **shown}, "order", "corpus",
-        renamed=tuned_from, leaves=leaf)  # fmt: skip
-    add("model", "model", {"training": experiment.training, "seed": seed, "trust_remote_code": model.trust_remote_code},
-        "tokens", renamed=tuned_from, leaves=leaf)  # fmt: skip
+    trained = {"seed": seed, "trust_remote_code": trusted}
+    add(
+        "tokens",
+        "tokens",
+        {"data": experiment.training.data, "template": model.template, **trained},
+        "order",
+        "corpus",
+        more_inputs=base,
+        leaves=leaf,
+    )
+    add("model", "model", {"training": experiment.training, **trained}, "tokens", more_inputs=base, leaves=leaf)
     if experiment.evaluation.tasks is not None:
         check(experiment.evaluation)
         tasks = Leaf(experiment.evaluation.tasks, _digests(store, task_files(experiment.evaluation)))
@@ -143,15 +165,18 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
             add(
                 f"results_{name}",
                 "results",
-                {"evaluation": settings, "model_name": name, "seed": seed, **shown},
-                renamed=tuned_from | ({"tuned": steps["model"]} if name == "tuned" else {}),
+                {"evaluation": settings, "model_name": name, **trained},
+                more_inputs=base | ({"tuned": steps["model"]} if name == "tuned" else {}),
                 leaves=leaf | {"tasks": tasks},
                 execution={"evaluation": experiment.evaluation},
             )
-    shown_in_report = tuple(name for name in steps if name != "base_model")
     resolved = counted(experiment.model_copy(update={"storage": "", "cluster": ClusterSettings()}))
-    add("report", "report", {"report": experiment.report, "name": experiment.name, "seed": seed,
-        "experiment": resolved}, *shown_in_report)  # fmt: skip
+    add(
+        "report",
+        "report",
+        {"report": experiment.report, "name": experiment.name, "seed": seed, "experiment": resolved},
+        *(name for name in steps if name != "base_model"),
+    )
     return _needed(list(steps.values()), until)
 
 

@@ -50,7 +50,8 @@ class Tracker:
                 console=progress.console,
                 transient=True,
             )
-            self.task = self.bar.add_task(progress.stage, total=total, completed=done, unit=unit, rate="", detail="")
+            self.task = self.bar.add_task(progress.stage, total=total, unit=unit, rate="", detail="")
+            self.bar.update(self.task, completed=done)
             self.bar.start()
 
     def advance(self, amount: float, detail: str = "") -> None:

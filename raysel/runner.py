@@ -100,9 +100,7 @@ def _check_disk(
         disk.refuse_too_little(needed, store.free_bytes(), store.shown(""))
 
 
-def disk_needs(
-    experiment: Experiment, decisions: list[Decision], artifacts: Mapping[str, Artifact]
-) -> dict[str, int]:
+def disk_needs(experiment: Experiment, decisions: list[Decision], artifacts: Mapping[str, Artifact]) -> dict[str, int]:
     """Bytes each stage will write at most, from what is known so far."""
     from raysel.store import open_filesystem
 
@@ -176,7 +174,7 @@ def _finish(store: Store, experiment: Experiment, artifacts: Mapping[str, Artifa
         )
     for name in ("results_base", "results_tuned"):
         if name in artifacts:
-            averages = ", ".join(f"{k} {v:.3f}" for k, v in artifacts[name].summary.get("macro_average", {}).items())
+            averages = ", ".join(f"{k} {v:.3f}" for k, v in artifacts[name].summary["macro"].items())
             console.print(f"{name.removeprefix('results_')} model, average over languages: {averages}", highlight=False)
     if "report" in artifacts:
         publish_report(store, experiment.name, artifacts["report"])

@@ -1,6 +1,12 @@
-"""What the tests share: one Ray for the whole session, small models made on the spot, the real data where it is present."""
+"""What the tests share: one Ray for the whole session, small models made on the spot, the real data where it is."""
 
 import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +15,9 @@ from rich.console import Console
 from raysel.progress import Progress
 
 REPOSITORY = Path(__file__).parent.parent
+# Credentials for the S3 server of the tests. Set before Ray starts: its workers inherit the environment.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "of-no-use-elsewhere")
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +42,28 @@ def cluster(ray_address: str):
 
     with Cluster() as joined:
         yield joined
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """A bucket on an S3 server (moto) of its own process on loopback, as a URI with `{}` for the prefix."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            assert server.poll() is None, "the S3 server did not start"
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT"))
+                break
+            except urllib.error.URLError:
+                continue
+        yield f"s3://bucket/{{}}?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture

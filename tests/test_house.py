@@ -28,7 +28,7 @@ def imports_of(module: str) -> set[str]:
 
 
 def may_import_ray(module: str) -> bool:
-    return module == "raysel.cluster" or module.endswith("stage") and module != "raysel.stage"
+    return module == "raysel.cluster" or (module.endswith("stage") and module != "raysel.stage")
 
 
 def test_only_stages_and_the_cluster_import_ray() -> None:

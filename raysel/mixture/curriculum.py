@@ -34,7 +34,7 @@ def order(
         cells: dict[tuple[str, int], list[str]] = {}
         for identity, lang in zip(ids, langs, strict=True):
             cells.setdefault((lang, level[identity]), []).append(identity)
-        place = {}
+        place: dict[str, float] = {}
         for members in cells.values():
             members.sort(key=lambda identity: (draws[identity], identity))
             place |= {identity: (i + 0.5) / len(members) for i, identity in enumerate(members)}

@@ -1,5 +1,7 @@
 """Stage `order`: the subset in its order of training."""
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,11 +28,11 @@ def write_order(
     facts = corpus.read("corpus", ["id", "lang", "task"], filters=wanted)
     lang, task = _by_id(facts, "lang"), _by_id(facts, "task")
     ids = chosen.to_pylist()
-    scored = ([score[i] for i in ids], [lang[i] for i in ids])
-    ordered = order(ids, *scored, kind=settings.kind, levels=settings.levels, seed=seed)
+    values, langs = [score[i] for i in ids], [lang[i] for i in ids]
+    ordered = order(ids, values, langs, kind=settings.kind, levels=settings.levels, seed=seed)
     level: dict[str, int] = {}
     if settings.kind == "balanced":
-        level = dict(zip(ids, quantile_levels(ids, *scored, levels=settings.levels), strict=True))
+        level = dict(zip(ids, quantile_levels(ids, values, langs, levels=settings.levels), strict=True))
     columns = {
         "id": ordered,
         "position": range(len(ordered)),
@@ -41,5 +43,5 @@ def write_order(
     return attempt.write_table("order", 0, pa.table(columns, schema=ORDER), summary={"rows": len(ordered)})
 
 
-def _by_id(table: pa.Table, column: str) -> dict[str, object]:
+def _by_id(table: pa.Table, column: str) -> dict[str, Any]:
     return dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))

@@ -111,7 +111,7 @@ def write_pair(
     mean, scale = _mean_and_scale(moments, vectors.rows("vectors"), attempt)
     number = {lang: k for k, lang in enumerate(languages)}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sides = []
+    sides: list[Any] = []
     for block in dict.fromkeys(pair):
         read = _read_block(vectors, plan["blocks"][block], ["lang", "vector"])
         own = np.array([number[lang] for lang in read["lang"]], dtype=np.int64)

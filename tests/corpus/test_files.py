@@ -53,7 +53,7 @@ def test_what_is_not_there_or_not_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(CorpusError, match="the folder holds no"):
         find_files(str(tmp_path))
-    with pytest.raises(CorpusError, match="only .jsonl"):
+    with pytest.raises(CorpusError, match=r"only \.jsonl"):
         find_files(str(tmp_path / "notes.txt"))
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(CorpusError, match="is empty"):

@@ -1,6 +1,7 @@
 """Rows brought into the corpus table, and the held-out split."""
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raysel.corpus.rows import heldout_mask, standardise
 from raysel.tables import CORPUS

@@ -1,7 +1,8 @@
 """Quotas: shares add up, and what the corpus lacks is refused."""
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raysel.mixture.quota import QuotaError, proportional
 

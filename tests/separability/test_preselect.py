@@ -1,7 +1,8 @@
 """The pool: the published arithmetic, and what must hold for every corpus."""
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raysel.separability import preselect
 from raysel.separability.preselect import PoolError, pool_sizes, refuse_small_pool

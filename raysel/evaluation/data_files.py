@@ -1,0 +1,79 @@
+"""The data files that a task file names: where they are, and whether they hold anything."""
+
+import glob
+from pathlib import Path
+from typing import Any
+
+from raysel.errors import UserError
+
+LOCAL_FORMATS = {"json", "csv", "parquet", "text", "arrow"}
+BINARY = {".parquet", ".arrow", ".gz", ".zst", ".bz2", ".xz"}
+
+
+class DataFileError(UserError):
+    """A data file of a task that is missing or empty."""
+
+
+def absolute_data_files(name: str, file: Path, config: dict[str, Any]) -> list[Path]:
+    """Make the `dataset_kwargs.data_files` of a task absolute in `config`; return the files in order.
+
+    A relative path is tried from the folder of the task file `file`, then from each folder above it: task files
+    are written to be run from the root of their data. Globs are expanded. Raises `DataFileError` naming the task, the
+    file and the folders tried. A task without data files reads a Hugging Face dataset by name, which lm-eval fetches.
+    """
+    kwargs = config.get("dataset_kwargs") or {}
+    path = config.get("dataset_path")
+    given = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    if given is None:
+        if not isinstance(path, str) or path in LOCAL_FORMATS or Path(path).expanduser().exists():
+            raise DataFileError(f"task {name} in {file}: dataset_kwargs.data_files is missing (dataset_path {path!r})")
+        return []
+    if path not in LOCAL_FORMATS:
+        raise DataFileError(
+            f"task {name} in {file}: dataset_path is {path!r}; with data_files it is one of {sorted(LOCAL_FORMATS)}"
+        )
+    by_split = given if isinstance(given, dict) else {"train": given}
+    found = {
+        str(split): [located for entry in _entries(value) for located in _located(name, file, entry)]
+        for split, value in by_split.items()
+    }
+    absolute = {split: [str(item) for item in files] for split, files in found.items()}
+    config["dataset_kwargs"] = kwargs | {"data_files": absolute}
+    return [item for files in found.values() for item in files]
+
+
+def split_names(config: dict[str, Any]) -> set[str] | None:
+    """The splits that the data files make up; None where they are not known before the data is fetched."""
+    kwargs = config.get("dataset_kwargs") or {}
+    return set(kwargs["data_files"]) if "data_files" in kwargs else None
+
+
+def _entries(value: Any) -> list[str]:
+    return [str(entry) for entry in value] if isinstance(value, list) else [str(value)]
+
+
+def _located(name: str, file: Path, entry: str) -> list[Path]:
+    if "://" in entry:
+        raise DataFileError(f"task {name} in {file}: data file {entry!r} is a URL; fetch it and name the local file")
+    folders = [Path()] if Path(entry).is_absolute() else list(file.parents)
+    for folder in folders:
+        target = folder / entry
+        files = [target] if target.is_file() else [Path(hit) for hit in sorted(glob.glob(str(target), recursive=True))]
+        files = [item for item in files if item.is_file()]
+        if files:
+            for item in files:
+                if _is_empty(item):
+                    raise DataFileError(f"task {name} in {file}: data file {item} is empty")
+            return files
+    tried = "" if Path(entry).is_absolute() else f"; tried below {', '.join(str(folder) for folder in folders)}"
+    raise DataFileError(f"task {name} in {file}: data file {entry!r} is not there{tried}")
+
+
+def _is_empty(file: Path) -> bool:
+    """Whether a file has no bytes, or is text with nothing but whitespace."""
+    if file.stat().st_size == 0:
+        return True
+    if file.suffix in BINARY:
+        return False
+    with file.open("rb") as stream:
+        return all(not block.strip() for block in iter(lambda: stream.read(1 << 16), b""))

@@ -1,0 +1,36 @@
+"""Which tasks a model is evaluated on, and how."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from raysel.settings import Section, execution
+
+
+class EvaluationSettings(Section):
+    """lm-eval task files, scored in every language.
+
+    tasks is a folder with lm-eval task YAML files (searched recursively); include and exclude are globs of task names.
+    split `test` scores a task's `test_split`, `dev` its `validation_split`; a chosen task without it is refused.
+    limit scores the first items of each task; shots puts that many examples before each item (default: what the
+    task file says). No chat template is applied, as is lm-eval's default.
+    models says which are evaluated: the model before training, the one after it, or both.
+    batch_size (sequences per forward pass; default 16 on a CPU, 32 on a GPU) is kept in the plan.
+    workers defaults to one per GPU, without a GPU to two or the number of CPUs if that is less.
+    """
+
+    tasks: str | None = None
+    include: list[str] = Field(["*"], min_length=1)
+    exclude: list[str] = []
+    split: Literal["test", "dev"] = "test"
+    limit: int | None = Field(None, ge=1)
+    shots: int | None = Field(None, ge=0)
+    models: list[Literal["base", "tuned"]] = execution(["base", "tuned"], min_length=1)
+    batch_size: int | None = execution(None, ge=1)
+    workers: int | None = execution(None, ge=1)
+    cell_timeout_minutes: float = execution(60.0, gt=0)
+
+    def without_effect(self) -> list[str]:
+        if self.tasks is None and self.model_fields_set - {"tasks"}:
+            return ["tasks is not set, so nothing is evaluated and the other settings do nothing"]
+        return []

@@ -1,0 +1,155 @@
+"""The stage on Ray: cells, failures, what is carried on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysel.cluster import Cluster
+from raysel.evaluation import stage
+from raysel.evaluation.settings import EvaluationSettings
+from raysel.evaluation.tasks import load_tasks
+from raysel.progress import Progress
+from raysel.settings import counted
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt, Store
+from tests.evaluation.task_folder import METRICS, choice_config, write_choice_tasks, write_task
+
+
+def new_run(
+    attempt: Attempt, folder: Path, cluster: Any, progress: Progress, *, model: Path | None = None, **parts: Any
+) -> StageRun:
+    settings = {
+        "evaluation": EvaluationSettings(tasks=str(folder), **parts.pop("evaluation", {})),
+        "trust_remote_code": False,
+        "seed": 7,
+        "model_name": "base",
+    }
+    leaves = {} if model is None else {"model": str(model)}
+    return StageRun(settings, parts.get("inputs", {}), leaves, attempt, cluster, progress)
+
+
+def publish(attempt: Attempt, output: StageOutput) -> Artifact:
+    return attempt.publish(output.records, settings={}, inputs={}, version=1, summary=output.summary)
+
+
+def test_cells_failures_and_carrying_on(tmp_path: Path, tiny_llama: Path, cluster: Cluster, progress: Progress) -> None:
+    """One task fails: the others finish and are kept; once it is mended, it alone is scored."""
+    folder = write_choice_tasks(tmp_path / "tasks")
+    write_task(folder, choice_config("sw", doc_to_text="{{no_such_column}}"))
+    store = Store(str(tmp_path / "store"))
+    first = store.attempt("results", "a")
+    with pytest.raises(stage.CellsFailedError, match=r"1 of 3 .* on model base") as caught:
+        stage.run(new_run(first, folder, cluster, progress, model=tiny_llama))
+    assert "choice_sw: UndefinedError: 'no_such_column' is undefined" in str(caught.value)
+    assert store.artifact("results", "a") is None
+
+    write_task(folder, choice_config("sw"))
+    second = store.attempt("results", "a")
+    output = stage.run(new_run(second, folder, cluster, progress, model=tiny_llama))
+    artifact = publish(second, output)
+    made_by = [shard.path.split("/")[0] for shard in artifact.shards("results")]
+    assert made_by == [first.name, second.name, first.name]
+
+    results = artifact.read("results").to_pylist()
+    assert [(row["task"], row["metric"]) for row in results] == [
+        (f"choice_{lang}", metric) for lang in ("en", "sw", "zh") for metric in METRICS
+    ]
+    assert {(row["model"], row["split"], row["seed"], row["n"], row["shots"]) for row in results} == {
+        ("base", "test", 7, 9, 0)
+    }
+    assert all(row["ci_low"] <= row["value"] <= row["ci_high"] for row in results)
+    assert results[0]["harness"].startswith("lm-eval 0.")
+    items = artifact.read("items").to_pylist()
+    assert len(items) == 3 * 9 * len(METRICS)
+    for row in results:
+        values = [item["value"] for item in items if (item["task"], item["metric"]) == (row["task"], row["metric"])]
+        assert row["value"] == sum(values) / 9
+    summary = artifact.summary
+    assert (summary["languages"], summary["items"], summary["split"]) == (["en", "sw", "zh"], 27, "test")
+    for metric in METRICS:
+        macro = sum(row["value"] for row in results if row["metric"] == metric) / 3
+        assert summary["macro"][metric] == pytest.approx(macro)
+
+    third = stage.run(new_run(store.attempt("results", "a"), folder, None, progress, model=tiny_llama))
+    assert list(third.records) == list(output.records)
+
+
+def worker(run: StageRun, plan: dict[str, Any], **changes: Any) -> stage.CellWorker:
+    settings = run.settings["evaluation"]
+    arguments = {
+        "attempt": run.attempt,
+        "plan": plan,
+        "tasks": load_tasks(settings),
+        "base": run.inputs.get("model") or run.leaves.get("model"),
+        "tuned": run.inputs.get("tuned"),
+        "evaluation": settings,
+        "trust_remote_code": False,
+        "seed": 7,
+        "model_name": "tuned",
+        "threads": 1,
+    }
+    return stage.CellWorker(**arguments | changes)
+
+
+def test_models_and_adapters_come_from_artifacts(tmp_path: Path, tiny_llama: Path, progress: Progress) -> None:
+    """A whole tuned model, and an adapter on a base model that is an artifact too, both weigh in."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from raysel.models.loading import load_causal_lm
+    from tests.small_models import save_tiny_llama
+
+    folder = write_choice_tasks(tmp_path / "tasks", ("en",))
+    torch.manual_seed(1)
+    get_peft_model(load_causal_lm(tiny_llama), LoraConfig(init_lora_weights=False)).save_pretrained(tmp_path / "lora")
+    store = Store(str(tmp_path / "store"))
+
+    def artifact(table: str, files: Path) -> Artifact:
+        attempt = store.attempt("model", files.name)
+        return publish(attempt, StageOutput(attempt.write_folder(table, files)))
+
+    base, lora = artifact("model", tiny_llama), artifact("adapter", tmp_path / "lora")
+    whole = artifact("model", save_tiny_llama(tmp_path / "whole", seed=5))
+    plan = {"tasks": ["choice_en"], "batch_size": 4}
+    attempt = store.attempt("results", "a")
+    probe = torch.arange(10)[None]
+    logits = []
+    for inputs in ({"model": base}, {"model": base, "tuned": lora}, {"model": base, "tuned": whole}, {"tuned": whole}):
+        made = worker(new_run(attempt, folder, None, progress, inputs=inputs), plan)
+        assert made.process({"cell": 0}) == {"cell": 0, "task": "choice_en", "failure": ""}
+        with torch.no_grad():
+            logits.append(made.lm.model(probe).logits)
+    assert torch.equal(logits[0], load_causal_lm(tiny_llama)(probe).logits)
+    assert not torch.allclose(logits[0], logits[1])
+    assert not torch.allclose(logits[1], logits[2])
+    assert torch.equal(logits[2], logits[3])
+
+
+def test_a_cell_that_takes_too_long_fails_and_says_which_setting(
+    tmp_path: Path, tiny_llama: Path, progress: Progress
+) -> None:
+    folder = write_choice_tasks(tmp_path / "tasks", ("en",))
+    attempt = Store(str(tmp_path / "store")).attempt("results", "a")
+    plan = {"tasks": ["choice_en"], "batch_size": 1}
+    run = new_run(attempt, folder, None, progress, model=tiny_llama, evaluation={"cell_timeout_minutes": 1e-4})
+    failure = worker(run, plan).process({"cell": 0})["failure"]
+    assert failure == "took longer than 0.006 s (evaluation.cell_timeout_minutes)"
+    assert attempt.finished(plan) == {}
+
+
+def test_the_plan_keeps_the_batch_size(tmp_path: Path, tiny_llama: Path, cluster: Cluster, progress: Progress) -> None:
+    folder = write_choice_tasks(tmp_path / "tasks", ("en",))
+    attempt = Store(str(tmp_path / "store")).attempt("results", "a")
+    attempt.plan(lambda: {"tasks": ["choice_en"], "batch_size": 3})
+    wish = {"batch_size": 5, "workers": 1, "limit": 2}
+    output = stage.run(new_run(attempt, folder, cluster, progress, model=tiny_llama, evaluation=wish))
+    assert {record.rows for record in output.records} == {len(METRICS), 2 * len(METRICS)}
+    assert attempt.plan(dict)["batch_size"] == 3
+
+
+def test_what_only_says_how_to_execute_changes_no_fingerprint() -> None:
+    plain = EvaluationSettings(tasks="somewhere")
+    other = EvaluationSettings(tasks="somewhere", models=["base"], batch_size=3, workers=2, cell_timeout_minutes=1)
+    assert counted(plain) == counted(other)
+    assert counted(plain) != counted(EvaluationSettings(tasks="somewhere", limit=4))
