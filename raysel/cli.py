@@ -1,5 +1,7 @@
 """The `raysel` command. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +31,12 @@ def _run(experiment: Path, overrides: list[str] | None, until: str | None) -> No
     loaded = load_experiment(experiment, overrides or [])
     if until == "results" and loaded.evaluation.tasks is None:
         raise UserError("evaluation.tasks is not set: there is nothing to evaluate on")
-    raise typer.Exit(run_experiment(loaded, until=until))
+    try:
+        raise typer.Exit(run_experiment(loaded, until=until))
+    except KeyboardInterrupt:
+        # Typer would say "Aborted!" and nothing of use.
+        print("\nraysel: stopped; the same command carries on from here", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -147,8 +154,14 @@ def main() -> None:
         sys.stdout.flush()
         print(f"raysel: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nraysel: stopped; the same command carries on from here", file=sys.stderr)
+    except OSError as error:
+        # From a Ray worker the error comes wrapped, its number lost: the text is what both have.
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        print(
+            "raysel: the disk is full; nothing half-written counts. Free some room: the same command carries on",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -50,13 +50,15 @@ class Cluster:
             refuse_unless_answering(address)
             try:
                 ray.init(address=address, **quiet)
-            except AuthenticationError as error:
+            except (AuthenticationError, ConnectionError) as error:
+                if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
+                    raise UserError(
+                        f"the Ray cluster at {address!r} wants a token, and this process has none or another: "
+                        "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
+                    ) from error
                 raise UserError(
-                    f"the Ray cluster at {address!r} wants a token that this process does not have: "
-                    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
+                    f"what answers at {address!r} (cluster.address or RAY_ADDRESS) is no Ray head"
                 ) from error
-            except ConnectionError as error:
-                raise UserError(f"no Ray cluster answers at {address!r} (cluster.address or RAY_ADDRESS)") from error
         else:
             use_private_token()
             # address="local": the address file of a driver that was killed would otherwise be believed.

@@ -175,7 +175,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         "report",
         "report",
         {"report": experiment.report, "name": experiment.name, "seed": seed, "experiment": resolved},
-        *(name for name in steps if name != "base_model"),
+        *steps,
     )
     return _needed(list(steps.values()), until)
 
@@ -263,7 +263,7 @@ def _differences(key: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         found = []
         for name in sorted(before.keys() | now.keys()):
-            found += _differences(f"{key}.{name}".lstrip("."), before.get(name), now.get(name))
+            found += _differences(f"{key}.{name}".lstrip("."), before.get(name, "unset"), now.get(name, "unset"))
         return found
     return [] if before == now else [f"{key} changed from {before} to {now}"]
 

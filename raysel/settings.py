@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A section of the experiment file: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # With defaults validated, a default 16 of a float field is the 16.0 that a written 16 becomes: one fingerprint.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
 
     def without_effect(self) -> list[str]:
         """Settings that were given but change nothing in combination with the others, as `key: reason`."""

@@ -128,7 +128,7 @@ class Artifact:
         return pa.concat_tables(parts)
 
     def local_folder(self, table: str, scratch: Path) -> Path:
-        """A local folder with the files of `table` (a model, an adapter); remote ones are downloaded below `scratch`."""
+        """A local folder with the files of `table` (a model, an adapter); remote ones come down below `scratch`."""
         shards = self.shards(table)
         if not shards:
             raise FileNotFoundError(f"artifact {self.address} has no table {table!r}")

@@ -16,7 +16,9 @@ from raysel.pipeline import STAGES
 REPOSITORY = Path(__file__).parent.parent
 LOCK = Path(__file__).with_name("stage_sources.json")
 # How work is scheduled, stored and shown does not change what is computed.
-NOT_COUNTED = {"raysel", "raysel.cluster", "raysel.progress", "raysel.stage", "raysel.store", "raysel.errors"}
+NOT_COUNTED = {
+    "raysel", "raysel.cluster", "raysel.errors", "raysel.progress", "raysel.stage", "raysel.storage", "raysel.store"
+}  # fmt: skip
 
 
 def sources_of(stage: str) -> dict[str, str]:
@@ -30,6 +32,9 @@ def sources_of(stage: str) -> dict[str, str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found[module] = hashlib.sha256(json.dumps(_shape(tree)).encode()).hexdigest()[:16]
         pending += _imports(tree)
+        for template in sorted(path.parent.glob("*.jinja")):
+            name = f"{module.rpartition('.')[0]}/{template.name}"
+            found[name] = hashlib.sha256(template.read_bytes()).hexdigest()[:16]
     return dict(sorted(found.items()))
 
 

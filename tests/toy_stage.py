@@ -48,12 +48,14 @@ def run(attempt: Attempt, choose: Callable[[], dict[str, Any]] = choose) -> Arti
 @dataclass(frozen=True)
 class Killed:
     """Where the child dies, counted from 0: before which step on the disk (`event`), before or after which whole file
-    (`before_write`, `after_write`), or in the middle of the first file of more than `file_bytes`."""
+    (`before_write`, `after_write`), in the middle of the first file of more than `file_bytes`, or once `while_sending`
+    bytes of a file have been handed to object storage."""
 
     event: int | None = None
     before_write: int | None = None
     after_write: int | None = None
     file_bytes: int | None = None
+    while_sending: int | None = None
 
 
 class DyingStore(Store):
@@ -92,6 +94,10 @@ def _child(uri: str, killed: Killed) -> None:
         # Python ignores the signal of the limit on a file's size; by default it ends the process in mid-write.
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (killed.file_bytes, killed.file_bytes))
+    if killed.while_sending is not None:
+        with store.filesystem.open_output_stream(store.full(f"{attempt.address}/{attempt.name}/large")) as stream:
+            stream.write(bytes(killed.while_sending))
+            die()
     if killed.event is not None:
         seen = 0
 

@@ -1,0 +1,52 @@
+"""Single samples worth reading: evaluated items with the models' answers, and both ends of separability."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from raysel.seeding import draw
+
+Item = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    model: str
+    text: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One evaluated item: what the models were asked, what each answered, what was right where it is known."""
+
+    task: str
+    lang: str
+    item: int
+    prompt: str
+    target: str
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class EndSample:
+    """The sample with the highest or the lowest separability of all (`end`: `highest` or `lowest`)."""
+
+    end: str
+    id: str
+    lang: str
+    nearest_lang: str
+    separability: float
+    prompt: str
+    response: str
+
+
+def choose_items(items: Iterable[Item], how_many: int, *, seed: int) -> list[Item]:
+    """`how_many` of the items (lang, task, number) at random: one of each language, then a second of each, ..."""
+    drawn = sorted((draw(seed, "\0".join(map(str, item))), item) for item in set(items))
+    turns: dict[str, int] = {}
+    ranked = []
+    for chance, item in drawn:
+        turns[item[0]] = turns.get(item[0], 0) + 1
+        ranked.append((turns[item[0]], chance, item))
+    return [item for _, _, item in sorted(ranked)[:how_many]]

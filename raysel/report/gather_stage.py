@@ -1,0 +1,161 @@
+"""Reads a run's artifacts into what the report shows: shard by shard, only the columns it needs."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raysel.report.comparison import MODELS, Comparison, compare
+from raysel.report.curriculum import Curriculum, cut
+from raysel.report.examples_stage import both_ends, draw_examples
+from raysel.report.findings import Findings
+from raysel.report.projection import VectorMap, choose_rows, project
+from raysel.report.provenance import Published
+from raysel.report.score_summary import ScoreSummary
+from raysel.report.settings import ReportSettings
+from raysel.report.training_log import TrainingLog, read_log
+from raysel.store import Artifact
+
+MAP_NEEDS_SAMPLES = 3
+
+
+def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: int) -> Findings:
+    corpus, scores, order = inputs.get("corpus"), inputs.get("scores"), inputs.get("order")
+    summary, selected = (None, None)
+    if scores is not None:
+        summary, selected = read_scores(scores, inputs.get("subset"))
+    results = {model: inputs[f"results_{model}"] for model in MODELS if f"results_{model}" in inputs}
+    return Findings(
+        published=[Published(name, artifact.manifest, artifact.store.shown) for name, artifact in inputs.items()],
+        languages=dict(corpus.summary["languages"]) if corpus else {},
+        tasks=_tasks(corpus) if corpus else [],
+        heldout=corpus.summary.get("heldout_rows", 0) if corpus else 0,
+        scores=summary,
+        selected_scores=selected,
+        ends=both_ends(scores, corpus) if scores and corpus else [],
+        map=read_map(inputs["vectors"], settings.map_samples, seed=seed) if "vectors" in inputs else None,
+        chosen=_chosen(inputs),
+        quota_binding="quota" in inputs and bool(inputs["quota"].summary.get("binding")),
+        curriculum=read_curriculum(order, scores) if order and scores else None,
+        log=_log(inputs.get("model")),
+        comparison=_comparison(results, seed) if results else None,
+        examples=draw_examples(results, settings.examples, seed=seed),
+    )
+
+
+def read_scores(scores: Artifact, subset: Artifact | None) -> tuple[ScoreSummary, ScoreSummary | None]:
+    """The distribution of all scores, and of the subset's where there is one."""
+    languages = list(scores.summary["languages"])
+    everything = ScoreSummary(languages)
+    selected = ScoreSummary(languages) if subset is not None else None
+    wanted = subset.read("subset", ["id"])["id"].combine_chunks() if subset is not None else None
+    columns = ["lang", "separability", "nearest_lang"] + (["id"] if wanted is not None else [])
+    for shard in scores.shards("scores"):
+        table = scores.read_shard(shard, columns)
+        everything.add(*_columns(table))
+        if selected is not None:
+            selected.add(*_columns(table.filter(pc.is_in(table["id"], value_set=wanted))))
+    return everything, selected
+
+
+def _columns(table: pa.Table) -> tuple[list[str], NDArray[np.float64], list[str]]:
+    return table["lang"].to_pylist(), table["separability"].to_numpy(), table["nearest_lang"].to_pylist()
+
+
+def read_map(vectors: Artifact, samples: int, *, seed: int) -> VectorMap | None:
+    """The 2-D map of about `samples` vectors; None where there are too few vectors to have one."""
+    chosen = choose_rows(vectors.summary["languages"], samples, seed=seed)
+    seen = dict.fromkeys(chosen, 0)
+    found: list[NDArray[np.float32]] = []
+    langs: list[str] = []
+    for shard in vectors.shards("vectors"):
+        own = np.array(vectors.read_shard(shard, ["lang"])["lang"].to_pylist(), dtype=object)
+        picks = []
+        for lang in sorted(set(own)):
+            rows = np.flatnonzero(own == lang)
+            numbers = chosen[lang] - seen[lang]
+            picks.append(rows[numbers[(numbers >= 0) & (numbers < len(rows))]])
+            seen[lang] += len(rows)
+        rows = np.sort(np.concatenate(picks))
+        if len(rows):
+            column = vectors.read_shard(shard, ["vector"])["vector"].combine_chunks().take(pa.array(rows))
+            found.append(column.flatten().to_numpy().reshape(len(rows), -1).astype(np.float32))
+            langs += own[rows].tolist()
+    if len(langs) < MAP_NEEDS_SAMPLES or found[0].shape[1] < 2:
+        return None
+    return project(np.concatenate(found), langs, samples=vectors.rows("vectors"))
+
+
+def read_curriculum(order: Artifact, scores: Artifact) -> Curriculum | None:
+    """The scores and languages in the order of training, summed up."""
+    table = order.read("order", ["id", "position", "lang"]).sort_by("position")
+    ids = table["id"].combine_chunks()
+    separability = np.full(len(ids), np.nan)
+    for shard in scores.shards("scores"):
+        part = scores.read_shard(shard, ["id", "separability"])
+        places = pc.index_in(part["id"], value_set=ids)
+        found = places.is_valid()
+        separability[places.filter(found).to_numpy()] = part["separability"].filter(found).to_numpy()
+    return cut(separability, table["lang"].to_pylist())
+
+
+def _tasks(corpus: Artifact) -> list[tuple[str | None, int, int]]:
+    """(task, rows, languages that have it), most rows first."""
+    rows: dict[str | None, int] = {}
+    langs: dict[str | None, set[str]] = {}
+    for lang, task, count in corpus.summary.get("cells", []):
+        rows[task] = rows.get(task, 0) + count
+        langs.setdefault(task, set()).add(lang)
+    return sorted(((task, rows[task], len(langs[task])) for task in rows), key=lambda row: (-row[1], row[0] or ""))
+
+
+def _chosen(inputs: Mapping[str, Artifact]) -> dict[str, dict[str, int]]:
+    found = {}
+    if "quota" in inputs:
+        found["quota"] = _sum_by_language(inputs["quota"], "quota", "count")
+    for name in ("pool", "subset"):
+        if name in inputs:
+            found[name] = _sum_by_language(inputs[name], name)
+    return found
+
+
+def _sum_by_language(artifact: Artifact, table: str, column: str | None = None) -> dict[str, int]:
+    """Rows by language, or the sum of a column."""
+    totals: dict[str, int] = {}
+    for shard in artifact.shards(table):
+        rows = artifact.read_shard(shard, ["lang", *([column] if column else [])])
+        counted = rows.group_by("lang").aggregate([(column or "lang", "sum" if column else "count")])
+        values = counted[f"{column}_sum" if column else "lang_count"].to_pylist()
+        for lang, value in zip(counted["lang"].to_pylist(), values, strict=True):
+            totals[lang] = totals.get(lang, 0) + value
+    return dict(sorted(totals.items()))
+
+
+def _log(model: Artifact | None) -> TrainingLog | None:
+    shards = model.shards("log") if model is not None else []
+    if model is None or not shards:
+        return None
+    return read_log("".join(model.store.read_bytes(f"{model.address}/{shard.path}").decode() for shard in shards))
+
+
+def _comparison(results: Mapping[str, Artifact], seed: int) -> Comparison | None:
+    rows = {model: artifact.read("results").to_pylist() for model, artifact in results.items()}
+    items = {model: _items(artifact) for model, artifact in results.items()}
+    return compare(rows, items, seed=seed) if any(rows.values()) else None
+
+
+def _items(artifact: Artifact) -> dict[tuple[str, str, str], tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """(lang, task, metric) -> (item numbers, sorted; their values)."""
+    parts: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    for shard in artifact.shards("items"):
+        table = artifact.read_shard(shard, ["lang", "task", "metric", "item", "value"])
+        columns: Iterable[list[Any]] = (table[name].to_pylist() for name in table.column_names)
+        for lang, task, metric, item, value in zip(*columns, strict=True):
+            parts.setdefault((lang, task, metric), []).append((item, value))
+    return {
+        key: (np.array([item for item, _ in found]), np.array([value for _, value in found]))
+        for key, found in ((key, sorted(found)) for key, found in parts.items())
+    }

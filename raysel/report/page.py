@@ -1,0 +1,211 @@
+"""From findings to the HTML page: figures, table rows, and which sections there are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from raysel import __version__
+from raysel.report import formats, provenance
+from raysel.report.comparison import Comparison
+from raysel.report.course_figures import language_course, loss_course, separability_course
+from raysel.report.differences import Interval
+from raysel.report.findings import Findings
+from raysel.report.map_figure import draw_map
+from raysel.report.palette import DARK, LIGHT, css_variables
+from raysel.report.rows_figures import dumbbells, nested_bars, ridgeline
+
+NEAREST_NAMED = 3
+# Longer tables than this are folded; a click or the print-out opens them.
+OPEN_ROWS = 24
+
+
+@dataclass(frozen=True)
+class Page:
+    html: bytes
+    sections: list[str]
+
+
+@dataclass(frozen=True)
+class SelectionRow:
+    lang: str
+    corpus: int
+    pool: int | None
+    quota: int | None
+    subset: int | None
+    mean_all: float | None
+    mean_selected: float | None
+
+
+def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed: int) -> Page:
+    """The whole page as UTF-8; the same bytes for the same artifacts."""
+    steps = provenance.steps(findings.published)
+    context: dict[str, Any] = {
+        "name": name,
+        "seed": seed,
+        "version": __version__,
+        "light": css_variables(LIGHT),
+        "dark": css_variables(DARK),
+        "open_rows": OPEN_ROWS,
+        "findings": findings,
+        "model": model_name(experiment),
+        "warnings": provenance.warnings(findings.published),
+        "steps": steps,
+        "software": provenance.software(findings.published),
+        "experiment_file": provenance.experiment_file(experiment),
+        "experiment": experiment,
+        "selection": selection_rows(findings),
+        "figures": figures(findings),
+        "curriculum_kind": _at(experiment, "curriculum", "kind"),
+        "preselect": experiment.get("preselect") or {},
+        "method": _at(experiment, "selection", "method"),
+        "model_summary": findings.summary_of("model"),
+        "token_summary": findings.summary_of("tokens"),
+        "vector_summary": findings.summary_of("vectors"),
+        "nearest_named": NEAREST_NAMED,
+        "write_metric": metric_writer(findings.comparison),
+        "longest_step": max((step.wall_seconds for step in steps), default=0.0),
+    }
+    context["sections"] = sections(findings, context)
+    html = _environment().get_template("report.html.jinja").render(context)
+    return Page(html.encode(), [key for key, _ in context["sections"]])
+
+
+def sections(findings: Findings, context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(id, title) of what the page shows, in its order."""
+    shown = {
+        "headline": ("Summary", True),
+        "warnings": ("Warnings", context["warnings"]),
+        "corpus": ("Corpus", findings.languages),
+        "separability": ("Separability", findings.scores),
+        "map": ("Map of the vectors", findings.map),
+        "selection": ("Selection", findings.chosen),
+        "curriculum": ("Order of training", findings.curriculum),
+        "training": ("Training", findings.log),
+        "results": ("Results", findings.comparison),
+        "items": ("Answers", findings.examples),
+        "provenance": ("Provenance", True),
+    }
+    return [(key, title) for key, (title, there) in shown.items() if there]
+
+
+def model_name(experiment: Mapping[str, Any]) -> str | None:
+    """The model as the experiment names it, without the folders it lies in."""
+    path = _at(experiment, "model", "path")
+    if path:
+        return str(path).rstrip("/").rsplit("/", 1)[-1] if str(path).startswith("/") else str(path)
+    base = _at(experiment, "model", "base")
+    if not base:
+        return None
+    return f"a small Llama made from the corpus ({base.get('layers')} layers, width {base.get('width')})"
+
+
+def selection_rows(findings: Findings) -> list[SelectionRow]:
+    """One row for each language, most selected first (before there is a selection, most rows)."""
+    rows = []
+    scored = findings.scores.languages if findings.scores else []
+    for lang in {*findings.languages, *scored, *(lang for counts in findings.chosen.values() for lang in counts)}:
+        counts = {
+            part: findings.chosen[part].get(lang, 0) if part in findings.chosen else None
+            for part in ("pool", "quota", "subset")
+        }
+        corpus = findings.languages.get(lang) or (findings.scores.count_of(lang) if findings.scores else 0)
+        means = [scores.mean_of(lang) if scores else None for scores in (findings.scores, findings.selected_scores)]
+        rows.append(SelectionRow(lang, corpus, **counts, mean_all=means[0], mean_selected=means[1]))
+    return sorted(rows, key=lambda row: (-(row.subset or 0), -(row.pool or 0), -row.corpus, row.lang))
+
+
+def figures(findings: Findings) -> dict[str, Any]:
+    drawn: dict[str, Any] = {}
+    if findings.scores is not None:
+        drawn["ridgeline"] = ridgeline(findings.scores, findings.selected_scores)
+    if findings.map is not None:
+        drawn["map"] = draw_map(findings.map)
+    if findings.chosen:
+        drawn["selection"] = _bars(selection_rows(findings))
+    if findings.curriculum is not None:
+        drawn["course"] = separability_course(findings.curriculum)
+        drawn["shares"], drawn["shares_legend"] = language_course(findings.curriculum)
+    if findings.log is not None:
+        drawn["loss"] = loss_course(findings.log)
+        losses = findings.log.by_language
+        if losses:
+            drawn["losses"] = dumbbells(
+                "losses",
+                [entry.lang for entry in losses],
+                [Interval(entry.first) for entry in losses],
+                [Interval(entry.last) for entry in losses],
+                label="training loss",
+                description="Training loss of each language over the first and the last fifth of the steps",
+                digits=2,
+            )
+    if findings.comparison is not None:
+        drawn["results"] = _results(findings.comparison)
+    return drawn
+
+
+def _bars(rows: Sequence[SelectionRow]) -> Markup:
+    layers = [("all", [row.corpus for row in rows])]
+    for part, colour in (("pool", "pool"), ("subset", "accent")):
+        counts = [getattr(row, part) for row in rows]
+        if None not in counts:
+            layers.append((colour, counts))
+    return nested_bars([row.lang for row in rows], layers)
+
+
+def _results(comparison: Comparison) -> Markup:
+    lines = comparison.by_language
+    percent = comparison.shown_metric in comparison.shares
+    return dumbbells(
+        "results",
+        [line.lang for line in lines],
+        [line.base for line in lines],
+        [line.tuned for line in lines],
+        label=f"{formats.metric_name(comparison.shown_metric)}{', %' if percent else ''}",
+        description=f"{formats.metric_name(comparison.shown_metric)} of each language, averaged over its tasks",
+        percent=percent,
+        digits=2,
+    )
+
+
+def metric_writer(comparison: Comparison | None) -> Any:
+    """(value, metric, sign) -> text: shares as percentages, everything else as it is."""
+    shares = comparison.shares if comparison else set()
+
+    def write(value: float | None, metric: str, sign: bool = False) -> str:
+        if metric in shares:
+            return formats.decimal(None if value is None else 100 * value, 1, sign=sign)
+        return formats.decimal(value, 2, sign=sign)
+
+    return write
+
+
+def _at(data: Mapping[str, Any], *keys: str) -> Any:
+    found: Any = data
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("raysel.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "integer": formats.integer,
+        "decimal": formats.decimal,
+        "percent": formats.percent,
+        "scientific": formats.scientific,
+        "duration": formats.duration,
+        "size": formats.size,
+        "language": formats.language_name,
+        "metric": formats.metric_name,
+        "shorten": formats.shorten,
+    }
+    return environment

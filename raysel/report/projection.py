@@ -1,0 +1,102 @@
+"""The 2-D map of the vectors: which samples are drawn, where they fall, where the labels stand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+MARGIN = 0.06
+# Last-token states have a few samples far from all others, which would press the rest into a dot.
+SHOWN_QUANTILES = (0.003, 0.997)
+
+
+def share_out(counts: Mapping[str, int], total: int) -> dict[str, int]:
+    """About `total` samples over the languages in proportion to their `counts`: of each at least one, at most all."""
+    rows = sum(counts.values())
+    share = min(1.0, total / rows) if rows else 0.0
+    return {lang: min(count, max(1, round(count * share))) for lang, count in counts.items() if count}
+
+
+def choose_rows(counts: Mapping[str, int], total: int, *, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Per language the numbers (0 to its count - 1, sorted) of the samples to draw: `share_out` of them, at random."""
+    chosen = {}
+    for lang, count in share_out(counts, total).items():
+        generator = np.random.default_rng([seed, crc32(lang.encode())])
+        chosen[lang] = np.sort(generator.choice(counts[lang], size=count, replace=False))
+    return chosen
+
+
+@dataclass(frozen=True)
+class VectorMap:
+    """points: (n, 2), scaled into [0, 1]; langs: (n,); explained: the share of variance along each axis;
+    samples: of how many the vectors are; at_the_edge: how many were moved to the frame."""
+
+    points: NDArray[np.float64]
+    langs: list[str]
+    explained: tuple[float, float]
+    samples: int
+    at_the_edge: int
+
+    def centres(self) -> dict[str, tuple[float, float]]:
+        """The median point of each language."""
+        langs = np.array(self.langs)
+        medians = {lang: np.median(self.points[langs == lang], axis=0) for lang in sorted(set(self.langs))}
+        return {lang: (float(x), float(y)) for lang, (x, y) in medians.items()}
+
+
+def project(vectors: NDArray[np.float32], langs: Sequence[str], *, samples: int) -> VectorMap:
+    """The first two principal components of (n, d) vectors, n >= 3, d >= 2."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(n_components=2, svd_solver="full")
+    points = pca.fit_transform(vectors.astype(np.float64))
+    low, high = np.quantile(points, SHOWN_QUANTILES, axis=0)
+    span = np.maximum(high - low, 1e-12)
+    low, span = low - MARGIN * span, span * (1 + 2 * MARGIN)
+    scaled = (points - low) / span
+    outside = int(((scaled < 0) | (scaled > 1)).any(axis=1).sum())
+    first, second = (float(share) for share in pca.explained_variance_ratio_)
+    return VectorMap(np.clip(scaled, 0, 1), list(langs), (first, second), samples, outside)
+
+
+def spread_labels(
+    centres: NDArray[np.float64], width: float, height: float, *, rounds: int = 300
+) -> NDArray[np.float64]:
+    """Where labels of `width` x `height` stand, near `centres` (K, 2) and within [0, 1], apart from each other.
+
+    Overlapping pairs push each other apart along the axis of the smaller overlap.
+    """
+    places = centres.astype(np.float64).copy()
+    room = np.array([width, height])
+    for _ in range(rounds):
+        moved = False
+        for i in range(len(places)):
+            for j in range(i + 1, len(places)):
+                apart = places[j] - places[i]
+                overlap = room - np.abs(apart)
+                if (overlap > 1e-9).all():
+                    axis = int(overlap[1] / height < overlap[0] / width)
+                    push = (overlap[axis] / 2 + 1e-6) * (1.0 if apart[axis] >= 0 else -1.0)
+                    places[i, axis] -= push
+                    places[j, axis] += push
+                    moved = True
+        np.clip(places, room / 2, 1 - room / 2, out=places)
+        if not moved:
+            break
+    return places
+
+
+def contrasting_colours(centres: NDArray[np.float64], colours: int) -> list[int]:
+    """A colour (0 to colours - 1) for each of (K, 2) places, so that neighbours differ.
+
+    Each place in turn takes the colour whose nearest bearer is farthest away (a colour not yet used is farthest).
+    """
+    taken: list[int] = []
+    for i, centre in enumerate(centres):
+        distance = np.full(colours, np.inf)
+        for other, colour in enumerate(taken):
+            distance[colour] = min(distance[colour], float(np.linalg.norm(centre - centres[other])))
+        taken.append(int(np.argmax(distance)) if i >= colours else i)
+    return taken

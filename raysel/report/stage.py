@@ -1,0 +1,36 @@
+"""Stage `report`: one self-contained HTML page of everything that a run published, made in one Ray task."""
+
+from typing import Any
+
+from raysel.report.settings import ReportSettings
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt, ShardRecord
+
+
+def run(run: StageRun) -> StageOutput:
+    """Write `report.html` (table `report`). The summary has `sections`, what the page shows, in its order.
+
+    settings: `report`, `name`, `seed`, `experiment` (the resolved experiment as plain data); inputs: whatever the run
+    published of corpus, vectors, sums, scores, quota, pool, subset, order, tokens, model, results_base, results_tuned.
+    """
+    settings: ReportSettings = run.settings["report"]
+    facts = (run.settings["name"], run.settings["experiment"], run.settings["seed"])
+    record = run.cluster.run_task(write_report, settings, *facts, dict(run.inputs), run.attempt)
+    return StageOutput([record], record.summary)
+
+
+def write_report(
+    settings: ReportSettings,
+    name: str,
+    experiment: dict[str, Any],
+    seed: int,
+    inputs: dict[str, Artifact],
+    attempt: Attempt,
+) -> ShardRecord:
+    """Ray task: read the artifacts, draw, and write the page."""
+    from raysel.report.gather_stage import gather
+    from raysel.report.page import make_page
+
+    findings = gather(inputs, settings, seed=seed)
+    page = make_page(findings, name=name, experiment=experiment, seed=seed)
+    return attempt.write_file("report", 0, "report.html", page.html, summary={"sections": page.sections})

@@ -1,0 +1,101 @@
+"""Stage `base_model`: a small language model made from nothing but the corpus."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raysel.models.loading import load_tokenizer
+from raysel.models.settings import BaseModelSettings
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt, ShardRecord
+from raysel.tables import ORDER
+from raysel.training.base_model import save_random_llama, train_tokenizer
+from raysel.training.loop import Training
+from raysel.training.settings import TokenSettings, TrainingSettings
+from raysel.training.token_shards import choose_plan, summarize, write_token_shard
+from raysel.training.worker_group_stage import train
+
+
+def run(run: StageRun) -> StageOutput:
+    """Write table `model` (a Hugging Face folder) and table `log`."""
+    base: BaseModelSettings = run.settings["base"]
+    seed, corpus = run.settings["seed"], run.inputs["corpus"]
+    data = TokenSettings(max_tokens=base.context, batch_samples=base.batch_samples)
+    records = run.cluster.run_task(prepare, run.attempt, corpus, base, data, seed)
+    prepared = unpublished(run.attempt, records)
+    tokens = [record for record in records if record.table == "tokens"]
+    summary = summarize(tokens, base.steps, data)
+    training = Training(
+        run.attempt,
+        unpublished(run.attempt, tokens, summary),
+        TrainingSettings(
+            data=data,
+            method="full",
+            learning_rate=base.learning_rate,
+            warmup_share=0.1,
+            weight_decay=0.1,
+            zero=0,
+            workers=run.settings["workers"],
+        ),
+        seed,
+        trust_remote_code=False,
+    )
+    output = train(run, training, prepared, model_table="start", template="auto", table="model")
+    sizes = {key: summary[key] for key in ("samples", "tokens")}
+    return StageOutput(output.records, {**output.summary, **sizes})
+
+
+def unpublished(attempt: Attempt, records: list[ShardRecord], summary: dict[str, Any] | None = None) -> Artifact:
+    """What the stage has made so far, read as an artifact is."""
+    files = [asdict(record) for record in records]
+    return Artifact(attempt.store, attempt.stage, attempt.fingerprint, {"files": files, "summary": summary or {}})
+
+
+def prepare(
+    attempt: Attempt, corpus: Artifact, base: BaseModelSettings, data: TokenSettings, seed: int
+) -> list[ShardRecord]:
+    """Ray task: the tokenizer and random model (table `start`), the order, and the token rows of all steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = train_tokenizer(_texts(corpus), base.vocabulary, base.context)
+        save_random_llama(made, base, seed, Path(folder))
+        start = attempt.write_folder("start", Path(folder))
+        tokenizer = load_tokenizer(folder)
+    order = attempt.write_table("order", 0, _order(corpus, base.steps * base.batch_samples, seed))
+    plan = choose_plan(base.steps, data)
+    shards = [
+        write_token_shard(
+            attempt,
+            plan,
+            index,
+            unpublished(attempt, [order]),
+            corpus,
+            tokenizer,
+            data,
+            packing=True,
+            learn_prompt=True,
+        )
+        for index in range(-(-base.steps // plan["steps_per_shard"]))
+    ]
+    return [*start, *shards]
+
+
+def _texts(corpus: Artifact) -> Iterator[str]:
+    for shard in corpus.shards("corpus"):
+        table = corpus.read_shard(shard, ["prompt", "response"])
+        for column in table.columns:
+            yield from column.to_pylist()
+
+
+def _order(corpus: Artifact, samples: int, seed: int) -> pa.Table:
+    """The corpus shuffled anew as often as it takes, the first `samples` of it."""
+    rows = corpus.read("corpus", ["id", "lang", "task"])
+    draw = np.random.default_rng(seed)
+    shuffles = [draw.permutation(len(rows)) for _ in range(-(-samples // len(rows)))]
+    chosen = rows.take(pa.array(np.concatenate(shuffles)[:samples]))
+    columns = [chosen["id"], np.arange(samples), chosen["lang"], chosen["task"], pa.nulls(samples, pa.int64())]
+    return pa.table(dict(zip(ORDER.names, columns, strict=True)), schema=ORDER)

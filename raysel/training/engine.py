@@ -1,0 +1,110 @@
+"""A model under DeepSpeed: loading, adapters, AdamW and ZeRO."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysel.errors import UserError
+from raysel.models.loading import load_causal_lm
+from raysel.training.settings import LoraSettings, TrainingSettings
+
+
+class AdapterError(UserError):
+    """Adapters that cannot be put on this model."""
+
+
+def connect(timeout_minutes: float) -> None:
+    """Join the process group of all workers: nccl between GPUs, gloo otherwise."""
+    import deepspeed
+
+    # The shared-memory all-reduce serves inference only. Unless it is marked as unavailable, every start probes the
+    # compiler and builds it, and a worker killed meanwhile leaves a lock that the next one waits on for ever.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        timeout=timedelta(minutes=timeout_minutes),
+        auto_mpi_discovery=False,
+        verbose=False,
+    )
+
+
+def deepspeed_config(settings: TrainingSettings) -> dict[str, Any]:
+    """One row is a micro-batch; where a step ends is told to the engine step by step."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": settings.clip_norm or 0.0,
+        "zero_optimization": {"stage": settings.zero},
+        "steps_per_print": None,
+    }
+    if settings.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+@contextmanager
+def trainable_model(folder: Path, settings: TrainingSettings, *, seed: int, trust_remote_code: bool) -> Iterator[Any]:
+    """The model in `folder` with what is to be trained; under ZeRO-3 it is sharded while it loads."""
+    from transformers.integrations import HfDeepSpeedConfig
+
+    keep_alive = HfDeepSpeedConfig(deepspeed_config(settings)) if settings.zero == 3 else None
+    model = load_causal_lm(folder, dtype=settings.dtype, trust_remote_code=trust_remote_code)
+    if settings.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.method == "lora":
+        torch.manual_seed(seed)
+        model = add_adapters(model, settings.lora)
+    yield model
+    del keep_alive
+
+
+def add_adapters(model: Any, settings: LoraSettings) -> Any:
+    """`model` frozen, with fresh LoRA adapters. `AdapterError` where it has none of the target modules."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.targets,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted(
+            {name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "in_features")}
+        )
+        raise AdapterError(
+            f"training.lora.targets {settings.targets}: {error}; the linear modules here are {', '.join(linear)}"
+        ) from error
+
+
+def start_engine(model: Any, settings: TrainingSettings) -> Any:
+    """The DeepSpeed engine over `model` with AdamW; one-dimensional weights (norms, biases) are not decayed."""
+    import deepspeed
+
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
+    for parameter in trained_parameters(model).values():
+        (decayed if len(getattr(parameter, "ds_shape", parameter.shape)) > 1 else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(settings))
+    return engine
+
+
+def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def keeps_chosen_logits(model: Any) -> bool:
+    """Whether the model's forward can be asked for the logits of chosen positions only."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters

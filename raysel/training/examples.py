@@ -1,0 +1,52 @@
+"""One sample as a model is trained on it: its tokens, and which of them are learned."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raysel.models.templates import closing_text, prompt_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """input_ids and labels (int32, equally long): a label is the token itself where it is learned, else `IGNORED`.
+
+    Labels are not shifted: the label at t is learned from the tokens before t, so the first is always ignored.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    truncated: bool
+
+    @property
+    def trained_tokens(self) -> int:
+        return int(np.count_nonzero(self.labels != IGNORED))
+
+
+def instruction_example(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str, max_tokens: int, *, learn_prompt: bool = False
+) -> Example:
+    """Prompt and response in the chat template, cut on the right at `max_tokens`.
+
+    What is learned is the response and the token that ends it; with `learn_prompt` everything, as a base model does.
+    """
+    opening = prompt_text(tokenizer, prompt)
+    answer = response + closing_text(tokenizer, prompt, response)
+    prompt_ids = _tokens(tokenizer, opening)
+    ids = _tokens(tokenizer, opening + answer)
+    if ids[: len(prompt_ids)] != prompt_ids:
+        # A token would straddle the border. Generation starts from the prompt's own tokens, so training does too.
+        ids = prompt_ids + _tokens(tokenizer, answer)
+    labels = np.array(ids, dtype=np.int32)
+    labels[: 1 if learn_prompt else max(1, len(prompt_ids))] = IGNORED
+    return Example(np.array(ids[:max_tokens], dtype=np.int32), labels[:max_tokens], len(ids) > max_tokens)
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,187 @@
+"""The training loop, the one that every stage which trains runs on each of its workers.
+
+A step trains exactly the rows planned for it. Worker r of w takes rows r, r + w, ...; the gradient is that of the sum
+of the token losses divided by the number of tokens learned in the whole step, so neither the number of workers nor
+packing changes it.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed
+
+from raysel.errors import UserError
+from raysel.store import Artifact, Attempt
+from raysel.training.batches import Step, collate, empty_row, read_steps
+from raysel.training.checkpoints import Checkpoints
+from raysel.training.engine import keeps_chosen_logits, start_engine, trainable_model
+from raysel.training.export import gather_weights, save
+from raysel.training.loss import token_losses
+from raysel.training.schedule import learning_rate
+from raysel.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAMED_IDS = 16
+
+
+class LossError(UserError):
+    """A loss or gradient that is no finite number."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one run of the loop trains: `tokens` (its table `tokens`, its summary's `steps` and `langs`)."""
+
+    attempt: Attempt
+    tokens: Artifact
+    settings: TrainingSettings
+    seed: int
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    log: list[dict[str, Any]]
+    resumed_from: int | None
+
+
+def train(
+    training: Training,
+    model_folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    export_folder: Path,
+    report: Callable[[dict[str, Any]], None],
+) -> Outcome:
+    """Train on every planned step, from the newest whole checkpoint on, and save the model in worker 0's folder.
+
+    The process group must be up. `report` gets each step's metrics on worker 0. Raises `LossError`, on every worker,
+    at the first loss or gradient that is not finite.
+    """
+    settings = training.settings
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    checkpoints = Checkpoints(training.attempt, rank, world)
+    whole = checkpoints.newest()
+    seed, trust_remote_code = training.seed, training.trust_remote_code
+    with trainable_model(model_folder, settings, seed=seed, trust_remote_code=trust_remote_code) as model:
+        if whole is not None:
+            checkpoints.restore_weights(model, whole)
+        engine = start_engine(model, settings)
+        learner = Learner(engine, training, rank, world)
+        if whole is not None:
+            checkpoints.restore_optimizer(engine, whole, learner.unlearned_row())
+        log = list(whole["log"]) if whole else []
+        steps = training.tokens.summary["steps"]
+        for step in read_steps(training.tokens, whole["steps"] if whole else 0):
+            log.append(learner.learn(step))
+            if rank == 0:
+                report(log[-1])
+            if (step.step + 1) % settings.checkpoint_steps == 0 and step.step + 1 < steps:
+                checkpoints.write(engine, step.step + 1, log)
+        weights = gather_weights(engine.module, only_trained=settings.method == "lora", keep=rank == 0)
+        if rank == 0:
+            save(engine.module, tokenizer, weights, export_folder)
+        engine.destroy()
+    return Outcome(log, whole["steps"] if whole else None)
+
+
+class Learner:
+    """Learns one step after another on one worker."""
+
+    def __init__(self, engine: Any, training: Training, rank: int, world: int) -> None:
+        self.engine, self.training, self.rank, self.world = engine, training, rank, world
+        self.langs: list[str] = training.tokens.summary["langs"]
+        self.only_learned = keeps_chosen_logits(engine.module)
+        engine.train()
+
+    def learn(self, step: Step) -> dict[str, Any]:
+        """Take one optimizer step and give its metrics, the same on every worker."""
+        started = time.perf_counter()
+        settings, engine = self.training.settings, self.engine
+        torch.manual_seed(_seed(self.training.seed, step.step, self.rank))
+        rate = learning_rate(
+            step.step,
+            self.training.tokens.summary["steps"],
+            peak=settings.learning_rate,
+            schedule=settings.schedule,
+            warmup_share=settings.warmup_share,
+        )
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        rows = step.share(self.rank, self.world)
+        # Loss and learned tokens of each language, and the samples seen: summed over the workers.
+        counts = torch.zeros(2 * len(self.langs) + 1, dtype=torch.float64, device=engine.device)
+        for number, row in enumerate(rows):
+            engine.set_gradient_accumulation_boundary(number == len(rows) - 1)
+            batch = collate(row, self.langs, engine.device)
+            losses, learned = token_losses(engine, batch, only_learned=self.only_learned)
+            # DeepSpeed averages over the workers; the sum is wanted.
+            engine.backward(losses.sum() * (self.world / step.trained_tokens), scale_wrt_gas=False)
+            self._count(counts, batch, losses.detach(), learned)
+            counts[-1] += len(row["positions"])
+        torch.distributed.all_reduce(counts)
+        loss_by_lang, tokens_by_lang = counts[:-1].view(2, -1).tolist()
+        loss = sum(loss_by_lang) / step.trained_tokens
+        if not math.isfinite(loss):
+            raise LossError(_not_finite(f"the loss is {loss}", step))
+        if int(counts[-1]) != len(step.positions):
+            raise RuntimeError(f"step {step.step} trained {int(counts[-1])} samples, {len(step.positions)} are planned")
+        norm = self._step()
+        if not math.isfinite(norm):
+            raise LossError(_not_finite(f"the norm of the gradient is {norm}", step))
+        seconds = time.perf_counter() - started
+        return {
+            "step": step.step,
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "tokens": step.tokens,
+            "trained_tokens": step.trained_tokens,
+            "tokens_per_second": round(step.tokens / seconds, 1),
+            "loss_by_lang": {
+                lang: total / count
+                for lang, total, count in zip(self.langs, loss_by_lang, tokens_by_lang, strict=True)
+                if count
+            },
+            "positions": step.positions,
+        }
+
+    def _count(
+        self, counts: torch.Tensor, batch: dict[str, torch.Tensor], losses: torch.Tensor, learned: torch.Tensor
+    ) -> None:
+        langs = batch["lang"][:, learned].flatten()
+        is_learned = (batch["labels"][:, learned] >= 0).flatten()
+        counts[:-1].view(2, -1)[0].index_add_(0, langs, losses.flatten().double())
+        counts[:-1].view(2, -1)[1].index_add_(0, langs, is_learned.double())
+
+    def _step(self) -> float:
+        """Clip, update, and give the norm of the whole gradient before clipping."""
+        norm = None
+        if self.engine.zero_optimization_stage() == 0:
+            grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads)
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() if norm is None else norm)
+
+    def unlearned_row(self) -> dict[str, torch.Tensor]:
+        step = next(read_steps(self.training.tokens, 0))
+        return collate(empty_row(step.rows[0]), self.langs, self.engine.device)
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=7).digest(), "big")
+
+
+def _not_finite(what: str, step: Step) -> str:
+    more = f" and {len(step.ids) - NAMED_IDS} more" if len(step.ids) > NAMED_IDS else ""
+    return (
+        f"training stopped at step {step.step}: {what}. Its samples are {', '.join(step.ids[:NAMED_IDS])}{more}. "
+        "Look at them, or lower training.learning_rate"
+    )

@@ -1,0 +1,155 @@
+"""Shards of token rows: each covers a run of whole optimizer steps and is made from the order and the corpus alone."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysel.store import Artifact, Attempt, ShardRecord
+from raysel.tables import TOKENS
+from raysel.training.examples import Example, instruction_example
+from raysel.training.packing import first_fit_decreasing
+from raysel.training.settings import TokenSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHARD_SAMPLES = 2048
+MOST_SHARDS = 64  # every shard's task reads the corpus once
+NAMED_IDS = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    position: int
+    id: str
+    lang: str
+    example: Example
+
+
+def total_steps(samples: int, data: TokenSettings) -> int:
+    """Optimizer steps over `samples` samples and all epochs; the last one may be smaller."""
+    return math.ceil(samples * data.epochs / data.batch_samples)
+
+
+def choose_plan(steps: int, data: TokenSettings) -> dict[str, int]:
+    """How many steps one shard covers: about `SHARD_SAMPLES` samples, more where that would make too many shards."""
+    return {"steps_per_shard": max(1, SHARD_SAMPLES // data.batch_samples, math.ceil(steps / MOST_SHARDS))}
+
+
+def write_token_shard(
+    attempt: Attempt,
+    plan: Mapping[str, int],
+    index: int,
+    order: Artifact,
+    corpus: Artifact,
+    tokenizer: "PreTrainedTokenizerBase",
+    data: TokenSettings,
+    *,
+    packing: bool,
+    learn_prompt: bool = False,
+) -> ShardRecord:
+    """Join the order's samples of shard `index` with their texts, tokenise, pack and write them.
+
+    The shard's summary counts `steps`, `samples`, `tokens`, `trained_tokens`, `truncated` (per language) and
+    `untrained` (samples left out since no token of them would be learned), and names a few of the latter.
+    """
+    first = index * plan["steps_per_shard"] * data.batch_samples
+    last = min(first + plan["steps_per_shard"] * data.batch_samples, order.rows("order") * data.epochs)
+    ids = _ids_at(order, np.arange(first, last))
+    texts = _texts(corpus, set(ids))
+    samples, untrained, truncated = [], [], Counter[str]()
+    for position, name in enumerate(ids, start=first):
+        lang, prompt, response = texts[name]
+        example = instruction_example(tokenizer, prompt, response, data.max_tokens, learn_prompt=learn_prompt)
+        truncated[lang] += example.truncated
+        if example.trained_tokens:
+            samples.append(Sample(position, name, lang, example))
+        else:
+            untrained.append(name)
+    rows = pack(samples, data, packing=packing)
+    summary = {
+        "first_step": first // data.batch_samples,
+        "last_step": (last - 1) // data.batch_samples,
+        "samples": len(samples),
+        "tokens": sum(len(sample.example.input_ids) for sample in samples),
+        "trained_tokens": sum(sample.example.trained_tokens for sample in samples),
+        "truncated": {lang: count for lang, count in sorted(truncated.items()) if count},
+        "untrained": len(untrained),
+        "untrained_ids": untrained[:NAMED_IDS],
+        "langs": sorted({sample.lang for sample in samples}),
+    }
+    return attempt.write_table("tokens", index, rows, plan=plan, summary=summary)
+
+
+def pack(samples: list[Sample], data: TokenSettings, *, packing: bool) -> pa.Table:
+    """Samples (in order of position) as token rows in order of step; packing permutes within a step only."""
+    steps: dict[int, list[Sample]] = {}
+    for sample in samples:
+        steps.setdefault(sample.position // data.batch_samples, []).append(sample)
+    rows: list[dict[str, Any]] = []
+    for step, members in steps.items():
+        lengths = [len(sample.example.input_ids) for sample in members]
+        bins = first_fit_decreasing(lengths, data.max_tokens) if packing else [[i] for i in range(len(members))]
+        for chosen in bins:
+            row = [members[i] for i in chosen]
+            rows.append(
+                {
+                    "step": step,
+                    "input_ids": np.concatenate([sample.example.input_ids for sample in row]),
+                    "labels": np.concatenate([sample.example.labels for sample in row]),
+                    "segment_lengths": [len(sample.example.input_ids) for sample in row],
+                    "positions": [sample.position for sample in row],
+                    "ids": [sample.id for sample in row],
+                    "langs": [sample.lang for sample in row],
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=TOKENS)
+
+
+def summarize(records: list[ShardRecord], steps: int, data: TokenSettings) -> dict[str, Any]:
+    """The artifact's summary from its shards' ones; `row_fill` is the share of the rows' max_tokens places in use."""
+    parts = [record.summary for record in records]
+    truncated = sum((Counter(part["truncated"]) for part in parts), Counter[str]())
+    rows, tokens = sum(record.rows for record in records), sum(part["tokens"] for part in parts)
+    return {
+        "steps": steps,
+        "rows": rows,
+        "samples": sum(part["samples"] for part in parts),
+        "tokens": tokens,
+        "trained_tokens": sum(part["trained_tokens"] for part in parts),
+        "row_fill": round(tokens / (rows * data.max_tokens), 4) if rows else 0.0,
+        "truncated": dict(sorted(truncated.items())),
+        "untrained": sum(part["untrained"] for part in parts),
+        "untrained_ids": [name for part in parts for name in part["untrained_ids"]][:NAMED_IDS],
+        "langs": sorted({lang for part in parts for lang in part["langs"]}),
+    }
+
+
+def _ids_at(order: Artifact, positions: np.ndarray) -> list[str]:
+    """The sample ids at global `positions`; the order begins anew when it ends (the next epoch)."""
+    wanted = positions % order.rows("order")
+    first, last = (0, order.rows("order") - 1) if wanted[0] > wanted[-1] else (int(wanted[0]), int(wanted[-1]))
+    if len(positions) >= order.rows("order"):
+        first, last = 0, order.rows("order") - 1
+    found = order.read("order", ["id", "position"], [("position", ">=", first), ("position", "<=", last)])
+    names = dict(zip(found["position"].to_pylist(), found["id"].to_pylist(), strict=True))
+    return [names[int(position)] for position in wanted]
+
+
+def _texts(corpus: Artifact, ids: set[str]) -> dict[str, tuple[str, str, str]]:
+    """(lang, prompt, response) of each id, read shard by shard."""
+    texts: dict[str, tuple[str, str, str]] = {}
+    wanted = pa.array(sorted(ids), pa.string())
+    for shard in corpus.shards("corpus"):
+        table = corpus.read_shard(shard, ["id", "lang", "prompt", "response"])
+        table = table.filter(pc.is_in(table["id"], value_set=wanted))
+        columns = (table[name].to_pylist() for name in ("id", "lang", "prompt", "response"))
+        for name, lang, prompt, response in zip(*columns, strict=True):
+            texts[name] = (lang, prompt, response)
+    return texts

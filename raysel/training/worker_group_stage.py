@@ -1,0 +1,196 @@
+"""Running the training loop on a group of Ray Train workers: the part that every stage which trains shares."""
+
+import json
+import math
+import os
+import tempfile
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from raysel.errors import UserError
+from raysel.models.loading import load_tokenizer
+from raysel.models.settings import Template
+from raysel.progress import Tracker
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt, ShardRecord
+from raysel.training.loop import Outcome, Training
+
+POLL_SECONDS = 0.5
+START_FAILURES = 5
+# Left free for what waits while its workers run: a trial of a sweep holds a little of a CPU.
+CPU_MARGIN = 0.1
+
+
+class TrainingError(UserError):
+    """What the user gave cannot be trained as asked; found by a worker."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers, and what each of them gets."""
+
+    number: int
+    cpus: int
+    gpu: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs: `model` is a local folder, or an artifact with the model in table `model_table`;
+    what comes out is written as table `table`."""
+
+    training: Training
+    model: Artifact | str
+    model_table: str
+    template: Template
+    table: str
+    workers: Workers
+
+
+def train(run: StageRun, training: Training, model: Artifact | str, **tables: Any) -> StageOutput:
+    """Train, and write the result and the step metrics (table `log`, `log.jsonl`). `tables`: the other fields of `Job`.
+
+    The summary has steps, first_loss, last_loss, tokens_per_second, workers, zero, method, resumed_from (a step, or
+    null where nothing had been trained before).
+    """
+    finished = _finished_earlier(run.attempt)
+    if finished is None:
+        job = Job(training, model, workers=choose_workers(run, training.settings.workers), **tables)
+        board = ray.remote(_Board).options(num_cpus=0).remote()
+        stop = threading.Event()
+        with run.progress.track(training.tokens.summary["steps"], "steps") as tracker:
+            watcher = threading.Thread(target=_watch, args=(board, tracker, stop), daemon=True)
+            watcher.start()
+            try:
+                outcome = _fit(job, board)
+            finally:
+                stop.set()
+                watcher.join()
+                ray.kill(board)
+        if "mistake" in outcome:
+            raise TrainingError(outcome["mistake"])
+        finished = ShardRecord(**outcome["log"])
+    records = [ShardRecord(**record) for record in finished.summary["records"]]
+    return StageOutput([*records, finished], finished.summary["result"])
+
+
+def choose_workers(run: StageRun, asked: int | None) -> Workers:
+    """One worker per GPU, or two that share the CPUs, unless `asked`. `UserError` where they cannot run together."""
+    gpus, cpus = run.cluster.gpus(), run.cluster.cpus()
+    number = asked or gpus or min(2, cpus)
+    each = 1 if gpus else max(1, cpus // number)
+    run.cluster.refuse_unless_placeable("training.workers", number, num_cpus=each, num_gpus=1 if gpus else 0)
+    return Workers(number, each, bool(gpus))
+
+
+def _finished_earlier(attempt: Attempt) -> ShardRecord | None:
+    """The log of an attempt that ended before it could be published; it is written last and names the other files."""
+    log = attempt.finished().get(("log", 0))
+    if log is not None:
+        store = attempt.store
+        for record in log.summary["records"]:
+            info = store.filesystem.get_file_info(store.full(f"{attempt.address}/{record['path']}"))
+            if info.size != record["bytes"]:
+                return None
+    return log
+
+
+def _fit(job: Job, board: Any) -> dict[str, Any]:
+    """Run the workers to the end; what worker 0 returned."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    attempt, settings, workers = job.training.attempt, job.training.settings, job.workers
+    # Ray Train wants a place that every node can write, though no checkpoint goes through it.
+    place = attempt.store.full(f"{attempt.address}/{attempt.name}")
+    resources = {"CPU": workers.cpus - CPU_MARGIN} | ({"GPU": 1} if workers.gpu else {})
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job, "board": board},
+        torch_config=TorchConfig(timeout_s=math.ceil(settings.timeout_minutes * 60)),
+        scaling_config=ScalingConfig(num_workers=workers.number, use_gpu=workers.gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=place,
+            storage_filesystem=None if attempt.store.is_local else attempt.store.filesystem,
+            failure_config=FailureConfig(max_failures=settings.max_failures, controller_failure_limit=START_FAILURES),
+        ),
+    )
+    return trainer.fit().return_value
+
+
+def _work(config: dict[str, Any]) -> dict[str, Any] | None:
+    """What each worker runs."""
+    job: Job = config["job"]
+    if not job.workers.gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import torch
+
+    from raysel.training.engine import connect
+    from raysel.training.loop import train as run_loop
+
+    torch.set_num_threads(job.workers.cpus)
+    training = job.training
+    connect(training.settings.timeout_minutes)
+    first = torch.distributed.get_rank() == 0
+    with tempfile.TemporaryDirectory() as scratch:
+        export = Path(scratch) / "export"
+        export.mkdir()
+        model = job.model if isinstance(job.model, str) else job.model.local_folder(job.model_table, Path(scratch))
+        report = config["board"].put.remote
+        try:
+            tokenizer = load_tokenizer(model, job.template, trust_remote_code=training.trust_remote_code)
+            outcome = run_loop(training, Path(model), tokenizer, export, report)
+        except UserError as mistake:
+            return {"mistake": str(mistake)}
+        return {"log": asdict(_write_result(job, outcome, export))} if first else None
+
+
+def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
+    """Write what was trained and, last, the log."""
+    attempt, settings, log = job.training.attempt, job.training.settings, outcome.log
+    records = attempt.write_folder(job.table, export)
+    result = {
+        "steps": job.training.tokens.summary["steps"],
+        "first_loss": log[0]["loss"],
+        "last_loss": log[-1]["loss"],
+        "tokens_per_second": round(
+            sum(line["tokens"] for line in log) / sum(line["tokens"] / line["tokens_per_second"] for line in log), 1
+        ),
+        "workers": job.workers.number,
+        "zero": settings.zero,
+        "method": settings.method,
+        "resumed_from": outcome.resumed_from,
+    }
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log)
+    summary = {"records": [asdict(record) for record in records], "result": result}
+    return attempt.write_file("log", 0, "log.jsonl", lines.encode(), summary=summary)
+
+
+class _Board:
+    """Where worker 0 puts its metrics and the driver reads them; an actor beside the workers."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, Any] | None = None
+
+    def put(self, metrics: dict[str, Any]) -> None:
+        self.latest = metrics
+
+    def get(self) -> dict[str, Any] | None:
+        return self.latest
+
+
+def _watch(board: Any, tracker: Tracker, stop: threading.Event) -> None:
+    while not stop.wait(POLL_SECONDS):
+        try:
+            metrics = ray.get(board.get.remote())
+        except RayActorError:
+            return
+        if metrics is not None:
+            detail = f"loss {metrics['loss']:.4f}, {metrics['tokens_per_second']:,.0f} tokens/s"
+            tracker.advance(metrics["step"] + 1 - tracker.done, detail)

@@ -1,0 +1,253 @@
+"""The page's numbers against direct computations."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysel.report import formats
+from raysel.report.comparison import Compared, compare, family
+from raysel.report.curriculum import cut
+from raysel.report.differences import Interval, average, interval, resampled_means
+from raysel.report.projection import choose_rows, contrasting_colours, project, share_out, spread_labels
+from raysel.report.score_summary import BINS, ScoreSummary, bin_centres
+from raysel.report.training_log import read_log, smooth
+
+COUNTS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(1, 5000), min_size=1, max_size=20)
+
+
+def test_score_summary_agrees_with_numpy():
+    generator = np.random.default_rng(0)
+    scores = np.clip(generator.normal(0.2, 0.3, 5000), -1, 1)
+    langs = generator.choice(["en", "sw", "ar"], 5000)
+    nearest = np.where(langs == "en", "sw", "en")
+    summary = ScoreSummary(["ar", "en", "sw", "zh"])
+    for part in np.array_split(np.arange(5000), 7):
+        summary.add(langs[part].tolist(), scores[part], nearest[part].tolist())
+    assert summary.mean == pytest.approx(scores.mean(), abs=1e-12)
+    assert summary.by_mean() == sorted({"en", "sw", "ar"}, key=lambda lang: -scores[langs == lang].mean())
+    assert summary.mean_of("zh") is None
+    for lang in ("en", "sw", "ar"):
+        own = scores[langs == lang]
+        assert summary.count_of(lang) == len(own)
+        assert summary.mean_of(lang) == pytest.approx(own.mean(), abs=1e-12)
+        assert summary.negative_share(lang) == pytest.approx((own < 0).mean())
+        assert summary.quantile(lang, 0.5) == pytest.approx(np.median(own), abs=2 * 2 / BINS)
+        [near] = summary.nearest_to(lang, 3)
+        assert (near.lang, near.share) == ("sw" if lang == "en" else "en", 1.0)
+
+
+def test_density_keeps_area_and_centre():
+    summary = ScoreSummary(["en"])
+    scores = np.random.default_rng(1).normal(0.1, 0.1, 3000)
+    summary.add(["en"] * 3000, scores)
+    density = summary.density("en", summary.kernel_width("en"))
+    assert density.shape == (BINS,)
+    assert density.sum() * 2 / BINS == pytest.approx(3000, rel=1e-6)
+    assert (density * bin_centres()).sum() / density.sum() == pytest.approx(scores.mean(), abs=1e-3)
+
+
+def test_one_sample_and_extreme_scores_have_a_density():
+    summary = ScoreSummary(["en", "sw"])
+    summary.add(["en", "sw", "sw"], np.array([1.0, -1.0, 1.0]))
+    for lang in ("en", "sw"):
+        assert np.isfinite(summary.density(lang, summary.kernel_width(lang))).all()
+
+
+@given(COUNTS, st.integers(1, 3000))
+def test_map_takes_of_every_language(counts, total):
+    shared = share_out(counts, total)
+    assert set(shared) == set(counts)
+    assert all(1 <= shared[lang] <= counts[lang] for lang in counts)
+    assert sum(shared.values()) <= total + len(counts)
+    chosen = choose_rows(counts, total, seed=3)
+    for lang, rows in chosen.items():
+        assert len(set(rows.tolist())) == shared[lang]
+        assert 0 <= rows.min() <= rows.max() < counts[lang]
+
+
+def test_map_is_the_principal_plane():
+    generator = np.random.default_rng(0)
+    plane = generator.normal(size=(200, 2)) * [5, 2]
+    vectors = (plane @ np.linalg.qr(generator.normal(size=(6, 2)))[0].T).astype(np.float32)
+    drawn = project(vectors, ["en"] * 200, samples=200)
+    assert sum(drawn.explained) == pytest.approx(1, abs=1e-5)
+    assert ((drawn.points >= 0) & (drawn.points <= 1)).all()
+    # Along the first axis the order is that of the first principal component, up to its sign.
+    assert abs(np.corrcoef(drawn.points[:, 0], plane[:, 0])[0, 1]) > 0.95
+
+
+def test_labels_end_apart():
+    centres = np.random.default_rng(0).uniform(0.4, 0.6, (30, 2))
+    places = spread_labels(centres, 0.05, 0.03)
+    apart = np.abs(places[:, None] - places[None])
+    overlapping = (apart[..., 0] < 0.049) & (apart[..., 1] < 0.029)
+    assert overlapping.sum() == len(centres)
+
+
+def test_neighbours_have_different_colours():
+    places = np.array([[x, y] for x in range(4) for y in range(4)], dtype=float)
+    colours = contrasting_colours(places, 8)
+    assert set(colours) == set(range(8))
+    for i, here in enumerate(places):
+        near = [j for j, there in enumerate(places) if j != i and np.abs(here - there).sum() == 1]
+        assert all(colours[j] != colours[i] for j in near)
+
+
+def test_paired_interval_is_of_the_difference():
+    base = np.array([0.0] * 50 + [1.0] * 50)
+    tuned = base.copy()
+    tuned[:10] = 1
+    means = resampled_means(np.stack([base, tuned]), name="cell", seed=0)
+    shown = interval(0.1, means[1] - means[0])
+    # The items differ in 10 of 100: the difference is a proportion, of standard error 0.03.
+    assert shown.low == pytest.approx(0.1 - 1.96 * 0.03, abs=0.015)
+    assert shown.high == pytest.approx(0.1 + 1.96 * 0.03, abs=0.015)
+    assert shown.excludes_zero()
+    assert np.quantile(means[0], 0.975) - 0.5 == pytest.approx(1.96 * 0.05, abs=0.02)
+
+
+def test_average_counts_languages_equally():
+    cells = {("en", "a"): 1.0, ("en", "b"): 1.0, ("en", "c"): 1.0, ("sw", "a"): 0.0}
+    assert average(cells) == 0.5
+
+
+def result(task, lang, metric, value, low, high):
+    return {"task": task, "lang": lang, "metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": 100,
+            "split": "test", "seed": 0, "shots": 2, "harness": "lm-eval 0"}  # fmt: skip
+
+
+def test_clear_and_unclear_differences():
+    items = np.arange(100)
+    wrong, right = np.zeros(100), np.ones(100)
+    half = (items % 2).astype(float)
+    results = {
+        "base": [result("t_en", "en", "acc", 0.0, 0, 0.04), result("t_sw", "sw", "acc", 0.5, 0.4, 0.6),
+                 result("t_en", "en", "word_perplexity", 20.0, 19, 21), result("g_en", "en", "bleu", 10.0, 8, 12)],
+        "tuned": [result("t_en", "en", "acc", 1.0, 0.96, 1), result("t_sw", "sw", "acc", 0.5, 0.4, 0.6),
+                  result("t_en", "en", "word_perplexity", 10.0, 9, 11), result("g_en", "en", "bleu", 11.0, 9, 13)],
+    }  # fmt: skip
+    scored = {
+        "base": {("en", "t_en", "acc"): (items, wrong), ("sw", "t_sw", "acc"): (items, half)},
+        "tuned": {("en", "t_en", "acc"): (items, right), ("sw", "t_sw", "acc"): (items, half)},
+    }
+    found = compare(results, scored, seed=0)
+    line = {(cell.lang, cell.metric): cell for cell in found.cells}
+    assert (line["en", "acc"].verdict, line["en", "acc"].better) == ("higher", True)
+    assert line["sw", "acc"].verdict == "no item changed"
+    assert (line["en", "word_perplexity"].verdict, line["en", "word_perplexity"].better) == ("lower", True)
+    assert line["en", "bleu"].verdict == "no clear difference"
+    assert found.shown_metric == "acc"
+    assert found.shares == {"acc"}
+    assert found.headline.base.value == 0.25
+    assert found.headline.tuned.value == 0.75
+    assert found.conditions["shots"] == ["2"]
+    assert {entry.label for entry in found.by_family} == {"t", "g"}
+
+
+def test_small_gain_is_no_clear_difference():
+    items, half = np.arange(100), (np.arange(100) % 2).astype(float)
+    changed = half.copy()
+    changed[:6] = [1, 0, 1, 1, 1, 1]
+    rows = {model: [result("t_en", "en", "acc", v, v - 0.1, v + 0.1)] for model, v in (("base", 0.5), ("tuned", 0.52))}
+    scored = {model: {("en", "t_en", "acc"): (items, v)} for model, v in (("base", half), ("tuned", changed))}
+    found = compare(rows, scored, seed=0)
+    assert (found.headline.verdict, found.headline.better) == ("no clear difference", None)
+
+
+def test_averages_compare_the_same_tasks():
+    results = {
+        "base": [result("a_en", "en", "acc", 0.2, 0.1, 0.3), result("b_en", "en", "acc", 0.8, 0.7, 0.9)],
+        "tuned": [result("a_en", "en", "acc", 0.3, 0.2, 0.4)],
+    }
+    overall = compare(results, {}, seed=0).headline
+    assert (overall.base.value, overall.tuned.value) == (0.2, 0.3)
+
+
+def test_one_model_alone_has_no_verdict():
+    found = compare({"tuned": [result("a_en", "en", "acc", 0.3, 0.2, 0.4)]}, {}, seed=0)
+    assert found.models == ["tuned"]
+    assert found.headline.verdict == ""
+    assert Compared("t", "en", "acc", 1, Interval(0.1), Interval(0.9), Interval(0.8)).verdict == "no interval"
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("xcopa_sw", "xcopa"), ("b_zh-Hans", "b"), ("mmmlu_pt_BR", "mmmlu"), ("x", "x")]
+)
+def test_family(task, name):
+    assert family(task) == name
+
+
+def test_log_counts_a_repeated_step_as_it_was_last():
+    lines = [
+        {"step": step, "loss": 10.0 - step, "learning_rate": 0.1, "loss_by_lang": {"en": 1.0}} for step in range(6)
+    ]
+    again = {"step": 3, "loss": 1.0, "learning_rate": 0.2}
+    log = read_log("\n".join(json.dumps(line) for line in [*lines, again]))
+    assert log.steps.tolist() == [0, 1, 2, 3, 4, 5]
+    assert log.loss.tolist() == [10.0, 9.0, 8.0, 1.0, 6.0, 5.0]
+    assert read_log("\n") is None
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=200))
+def test_smoothing_stays_within_and_keeps_lines(values):
+    array = np.array(values)
+    smoothed = smooth(array)
+    assert smoothed.shape == array.shape
+    assert (smoothed >= array.min() - 1e-9).all()
+    assert (smoothed <= array.max() + 1e-9).all()
+    line = np.arange(len(values), dtype=float)
+    assert smooth(line) == pytest.approx(line)
+
+
+def test_curriculum_is_cut_evenly():
+    course = cut(np.linspace(-1, 1, 1000), ["en"] * 500 + ["sw"] * 500)
+    assert (np.diff(course.mean) > 0).all()
+    assert course.shares[0].tolist() == [1, 0]
+    assert course.shares[-1].tolist() == [0, 1]
+    assert course.shares.sum(axis=1) == pytest.approx(1)
+    assert cut(np.zeros(3), ["en"] * 3) is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (formats.integer(1234567), "1,234,567"),
+        (formats.decimal(-0.12345), "−0.123"),
+        (formats.decimal(-0.0001), "0.000"),
+        (formats.decimal(0.00001, sign=True), "0.000"),
+        (formats.decimal(0.5, 1, sign=True), "+0.5"),
+        (formats.decimal(None), "–"),
+        (formats.decimal(float("nan")), "–"),
+        (formats.percent(0.1234), "12.3%"),
+        (formats.scientific(2e-4), "2e−4"),
+        (formats.scientific(1.55e-5), "1.55e−5"),
+        (formats.scientific(0), "0"),
+        (formats.duration(0.0), "< 0.1 s"),
+        (formats.duration(0.42), "0.4 s"),
+        (formats.duration(59.7), "1 min 00 s"),
+        (formats.duration(3725), "1 h 02 min"),
+        (formats.size(999), "999 B"),
+        (formats.size(1_250_000), "1.2 MB"),
+        (formats.language_name("sw"), "Swahili"),
+        (formats.language_name("not a code"), "not a code"),
+        (formats.shorten("abcdef", 4), "abc…"),
+        (formats.metric_name("exact_match,strict"), "exact match"),
+    ],
+)
+def test_formats(shown, text):
+    assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("given_text", "kept"),
+    [
+        ("s3://key:secret@bucket/a?region=eu&endpoint_override=h:9", "s3://bucket/a?region=eu&endpoint_override=h:9"),
+        ("abfs://c@account/x?account_key=k", "abfs://account/x"),
+        ("/a/plain/path", "/a/plain/path"),
+    ],
+)
+def test_addresses_lose_what_gives_access(given_text, kept):
+    assert formats.without_secrets({"a": [given_text]}) == {"a": [kept]}

@@ -1,0 +1,160 @@
+"""The whole page, made by the real stage on a real cluster from artifacts in a store."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from raysel.progress import Progress
+from raysel.store import Artifact, Store
+from tests.report.made_run import HOSTILE, STEPS, TEXTS, make_run, run_stage
+
+MANY = (
+    "af ar bg bn ca cs de el en es et eu fa fi fr gl ha he hi hr ht hu hy id it ja ka kk ko lt mk mr nl pl pt qu ro ru "
+    "sq sr sv sw ta te th tl tr uk ur vi yo zh"
+)
+LANGUAGES = ["en", "sw", "ar", "zh", "hi"]
+FETCHES = ("src", "href", "srcset", "data", "action", "poster", "background", "xlink:href")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(str(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def published(store: Store) -> dict[str, Artifact]:
+    return make_run(store, LANGUAGES)
+
+
+@pytest.fixture(scope="module")
+def html(published: dict[str, Artifact], store: Store, cluster: Any) -> bytes:
+    """The page of the whole run."""
+    return run_stage(published, store, cluster, Progress(Console(quiet=True), "report"))
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its elements, its texts, its attributes."""
+
+    def __init__(self, html: bytes) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(html.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def ids(self) -> list[str]:
+        return [value or "" for _, name, value in self.attributes if name == "id"]
+
+    @property
+    def sections(self) -> set[str]:
+        return {value or "" for tag, name, value in self.attributes if tag in ("section", "header") and name == "id"}
+
+
+def test_whole_run_has_every_section(published, store, html):
+    page = Page(html)
+    assert page.sections == {
+        "headline", "warnings", "corpus", "separability", "map", "selection", "curriculum", "training", "results",
+        "items", "provenance",
+    }  # fmt: skip
+    text = " ".join(page.texts)
+    total = sum(published["corpus"].summary["languages"].values())
+    selected = published["subset"].rows("subset")
+    assert f"{selected:,} of {total:,} rows in 5 languages were selected" in re.sub(r"\s+", " ", text)
+    assert f"{STEPS} steps" in text
+    for artifact in published.values():
+        assert artifact.fingerprint in text
+        assert store.shown(artifact.address) in text
+
+
+def test_texts_of_others_are_never_markup(html):
+    page = Page(html)
+    assert not {"script", "img", "iframe", "object", "link", "base", "form"} & set(page.tags)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert sum(HOSTILE in text for text in page.texts) >= 5
+    assert HOSTILE.encode() not in html
+
+
+def test_page_needs_no_network(html):
+    page, text = Page(html), html.decode()
+    outside = [entry for entry in page.attributes if entry[1] in FETCHES and not (entry[2] or "").startswith("#")]
+    assert outside == []
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_references_within_the_page_have_one_target(html):
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids))
+    targets = {value[1:] for _, name, value in page.attributes if name == "href" and value}
+    paths = [value or "" for _, name, value in page.attributes if name == "clip-path"]
+    clips = {target for path in paths for target in re.findall(r"#([^)]*)", path)}
+    assert targets | clips <= set(page.ids)
+
+
+def test_writing_systems_keep_their_direction(html):
+    page = Page(html)
+    text = "".join(page.texts)
+    assert TEXTS["ar"][1] in text
+    assert TEXTS["zh"][1] in text
+    texts = [value for tag, name, value in page.attributes if tag == "div" and name == "lang"]
+    assert {"ar", "zh"} <= set(texts)
+    assert ("div", "dir", "auto") in page.attributes
+
+
+def test_same_artifacts_same_bytes(published, store, html, cluster, progress):
+    assert run_stage(published, store, cluster, progress) == html
+
+
+def test_secrets_in_addresses_stay_out(html):
+    assert b"hunter2" not in html
+    assert b"hunter3" not in html
+    assert b"s3://bucket/place?region=eu" in html
+
+
+@pytest.mark.parametrize(
+    ("until", "sections"),
+    [
+        ("corpus", {"headline", "warnings", "corpus", "provenance"}),
+        ("scores", {"headline", "warnings", "corpus", "separability", "map", "provenance"}),
+        ("pool", {"headline", "warnings", "corpus", "separability", "map", "selection", "provenance"}),
+    ],
+)
+def test_what_the_run_did_not_come_to_is_left_out(until, sections, published, store, cluster, progress):
+    names = list(published)
+    part = {name: published[name] for name in names[: names.index(until) + 1]}
+    assert Page(run_stage(part, store, cluster, progress)).sections == sections
+
+
+@pytest.mark.parametrize("only", ["scores", "results_base", "results_tuned", "model", "quota"])
+def test_any_single_artifact_makes_a_page(only, published, store, cluster, progress):
+    page = Page(run_stage({only: published[only]}, store, cluster, progress))
+    assert {"headline", "provenance"} <= page.sections
+    assert published[only].fingerprint in " ".join(page.texts)
+
+
+def test_nothing_published_makes_a_page(store, cluster, progress):
+    assert Page(run_stage({}, store, cluster, progress, experiment={})).sections == {"headline", "provenance"}
+
+
+@pytest.mark.slow
+def test_fifty_two_languages(tmp_path: Path, cluster, progress):
+    store = Store(str(tmp_path))
+    html = run_stage(make_run(store, MANY.split(), rows=200), store, cluster, progress)
+    page = Page(html)
+    assert "Haitian Creole" in " ".join(page.texts)
+    assert len(page.ids) == len(set(page.ids))
+    assert len(html) < 3e6

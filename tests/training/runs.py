@@ -1,0 +1,106 @@
+"""Corpora, orders and stage runs for the training tests."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raysel.models.loading import load_tokenizer
+from raysel.progress import Progress
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Store
+from raysel.tables import CORPUS, ORDER
+from raysel.training import model_stage
+from raysel.training.settings import TokenSettings, TrainingSettings
+from raysel.training.token_shards import summarize, total_steps, write_token_shard
+from tests.small_models import TEXTS
+
+WORDS = TEXTS[0].split() + TEXTS[1].split() + TEXTS[2].split()
+
+
+def write_corpus(store: Store, rows: int, *, seed: int = 0, words: tuple[int, int] = (3, 20)) -> Artifact:
+    """A published corpus of `rows` short samples in three languages, in two shards."""
+    draw = np.random.default_rng(seed)
+    text = lambda: " ".join(draw.choice(WORDS, draw.integers(*words)))  # noqa: E731
+    samples = [
+        {
+            "id": f"s{i:03d}",
+            "lang": ("en", "fr", "ru")[i % 3],
+            "lang_raw": "x",
+            "prompt": text(),
+            "response": text(),
+            "task": None,
+            "source": "test",
+            "group": None,
+        }
+        for i in range(rows)
+    ]
+    attempt = store.attempt("corpus", f"{rows}-{seed}-{words[1]}")
+    table = pa.Table.from_pylist(samples, schema=CORPUS)
+    records = [
+        attempt.write_table("corpus", 0, table.slice(0, rows // 2)),
+        attempt.write_table("corpus", 1, table.slice(rows // 2)),
+    ]
+    return attempt.publish(records, settings={}, inputs={}, version=1, summary={})
+
+
+def write_order(store: Store, ids: Sequence[str], name: str = "order") -> Artifact:
+    rows = [{"id": i, "position": at, "lang": "en", "task": None, "level": None} for at, i in enumerate(ids)]
+    attempt = store.attempt("order", name)
+    record = attempt.write_table("order", 0, pa.Table.from_pylist(rows, schema=ORDER))
+    return attempt.publish([record], settings={}, inputs={}, version=1, summary={})
+
+
+def write_tokens(store: Store, model: Path, rows: int, data: TokenSettings, **corpus: Any) -> Artifact:
+    """Published token rows of a random corpus in a shuffled order, in shards of two steps."""
+    made = write_corpus(store, rows, **corpus)
+    ids = made.read("corpus", ["id"])["id"].to_pylist()
+    shuffled = [ids[i] for i in np.random.default_rng(1).permutation(rows)]
+    order = write_order(store, shuffled, f"order-{made.fingerprint}")
+    name = f"{made.fingerprint}-{data.max_tokens}-{data.packing}-{data.batch_samples}-{data.epochs}"
+    attempt, steps, plan = store.attempt("tokens", name), total_steps(rows, data), {"steps_per_shard": 2}
+    records = [
+        write_token_shard(attempt, plan, i, order, made, load_tokenizer(model), data, packing=data.packing)
+        for i in range(-(-steps // 2))
+    ]
+    summary = summarize(records, steps, data) | {"template": "auto"}
+    return attempt.publish(records, settings={}, inputs={}, version=1, summary=summary)
+
+
+def train(
+    cluster: Any,
+    progress: Progress,
+    store: Store,
+    model: Path,
+    tokens: Artifact,
+    settings: TrainingSettings,
+    name: str,
+) -> tuple[StageOutput, Artifact]:
+    """Run stage `model` and publish it."""
+    attempt = store.attempt("model", name)
+    given = {"training": settings, "seed": 0, "trust_remote_code": False}
+    output = model_stage.run(StageRun(given, {"tokens": tokens}, {"model": str(model)}, attempt, cluster, progress))
+    return output, attempt.publish(output.records, settings={}, inputs={}, version=1, summary=output.summary)
+
+
+def log_of(artifact: Artifact) -> list[dict[str, Any]]:
+    [shard] = artifact.shards("log")
+    content = artifact.store.read_bytes(f"{artifact.address}/{shard.path}")
+    return [json.loads(line) for line in content.decode().splitlines()]
+
+
+class KilledError(RuntimeError):
+    """Stands for the end of the process."""
+
+
+def killed_after(step: int) -> Callable[[dict[str, Any]], None]:
+    """A `report` for the loop that ends it when `step` is done and not yet in a checkpoint."""
+
+    def report(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == step:
+            raise KilledError
+
+    return report
