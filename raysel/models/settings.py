@@ -17,7 +17,7 @@ class BaseModelSettings(Section):
     layers: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
     context: int = Field(512, ge=32)
-    steps: int = Field(150, ge=1)
+    steps: int = Field(120, ge=1)
     batch_samples: int = Field(16, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
 

@@ -115,7 +115,7 @@ class Learner:
         )
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        rows = step.share(self.rank, self.world)
+        rows, trained_tokens = step.share(self.rank, self.world), step.trained_tokens
         # Loss and learned tokens of each language, and the samples seen: summed over the workers.
         counts = torch.zeros(2 * len(self.langs) + 1, dtype=torch.float64, device=engine.device)
         for number, row in enumerate(rows):
@@ -123,12 +123,12 @@ class Learner:
             batch = collate(row, self.langs, engine.device)
             losses, learned = token_losses(engine, batch, only_learned=self.only_learned)
             # DeepSpeed averages over the workers; the sum is wanted.
-            engine.backward(losses.sum() * (self.world / step.trained_tokens), scale_wrt_gas=False)
+            engine.backward(losses.sum() * (self.world / trained_tokens), scale_wrt_gas=False)
             self._count(counts, batch, losses.detach(), learned)
             counts[-1] += len(row["positions"])
         torch.distributed.all_reduce(counts)
         loss_by_lang, tokens_by_lang = counts[:-1].view(2, -1).tolist()
-        loss = sum(loss_by_lang) / step.trained_tokens
+        loss = sum(loss_by_lang) / trained_tokens
         if not math.isfinite(loss):
             raise LossError(_not_finite(f"the loss is {loss}", step))
         if int(counts[-1]) != len(step.positions):
@@ -143,7 +143,7 @@ class Learner:
             "learning_rate": rate,
             "grad_norm": norm,
             "tokens": step.tokens,
-            "trained_tokens": step.trained_tokens,
+            "trained_tokens": trained_tokens,
             "tokens_per_second": round(step.tokens / seconds, 1),
             "loss_by_lang": {
                 lang: total / count

@@ -71,3 +71,9 @@ def test_a_token_across_the_border_is_split_as_generation_splits_it() -> None:
     example = instruction_example(tokenizer, "Hel", "lo", 100)
     assert decode(tokenizer, example.input_ids[example.labels != IGNORED]) == "lo</s>"
     assert list(example.input_ids[: len(joined)]) != joined
+
+
+def test_the_base_tokenizer_is_the_same_every_time() -> None:
+    texts = [f"{a} {b}{c} ข้าว 学习 слово" for a in "abcde" for b in "fghij" for c in "klmno"]
+    one, two = (train_tokenizer(texts, 400, 128).backend_tokenizer.to_str() for _ in range(2))
+    assert one == two
