@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray import cloudpickle
-from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, RayActorError, RayError, RayTaskError
 
 from raysel.errors import UserError
 
@@ -185,8 +185,14 @@ class Cluster:
                 if isinstance(outcome, UserError):
                     raise outcome
                 yield outcome
-        except ray.data.exceptions.ExecutionTimeoutError as error:
-            raise TimeoutError(_stalled(worker.__name__, stall_seconds)) from error
+        except ray.data.exceptions.ExecutionTimeoutError:
+            raise TimeoutError(_stalled(worker.__name__, stall_seconds)) from None
+        except RayError as error:
+            # The frames that it came through hold the actors, which would keep their CPUs as long as the error lives.
+            error.__context__ = None
+            raise error.with_traceback(None) from None
+        finally:
+            del batches, results
 
     @contextlib.contextmanager
     def lease(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:

@@ -34,7 +34,7 @@ def test_a_job_runs_the_line_on_the_cluster(tmp_path: Path) -> None:
     # A copy without what git ignores: that is what a user submits, and .venv may be large.
     work, repository = tmp_path / "work", tmp_path / "repository"
     work.mkdir()
-    shutil.copytree(REPOSITORY, repository, ignore=shutil.ignore_patterns(".git", ".venv", "runs", ".*_cache", "tests"))
+    shutil.copytree(REPOSITORY, repository, ignore=shutil.ignore_patterns(".git", ".venv", "out", ".*_cache", "tests"))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "WORK": str(work), "REPOSITORY": str(repository), "PATH": path, "HOME": str(work)}
     # A private pid namespace: whatever the head node started ends with it.
