@@ -6,6 +6,7 @@ something heavy (a model). Descriptions and summaries travel through the driver,
 """
 
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -188,11 +189,13 @@ class Cluster:
         except ray.data.exceptions.ExecutionTimeoutError:
             raise TimeoutError(_stalled(worker.__name__, stall_seconds)) from None
         except RayError as error:
-            # The frames that it came through hold the actors, which would keep their CPUs as long as the error lives.
             error.__context__ = None
             raise error.with_traceback(None) from None
         finally:
+            # After an error Ray Data's objects hold the actors in a cycle, and through the error's traceback: without
+            # this (and the two lines above) the actors keep their CPUs, and the next pool waits for ever.
             del batches, results
+            gc.collect()
 
     @contextlib.contextmanager
     def lease(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:

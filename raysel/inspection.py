@@ -1,10 +1,12 @@
 """`raysel inspect`: samples as the model sees them."""
 
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -35,9 +37,10 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
         ids = tokenizer(taken, add_special_tokens=False)["input_ids"][: experiment.embedding.max_tokens]
         example = instruction_example(tokenizer, row["prompt"], row["response"], experiment.training.data.max_tokens)
         text = Text()
-        for place, (token, label) in enumerate(zip(example.input_ids, example.labels, strict=True)):
-            style = "green" if label != IGNORED else "dim"
-            text.append(tokenizer.decode([int(token)]), style=f"{style} reverse" if place == len(ids) - 1 else style)
+        styled = list(zip(example.input_ids.tolist(), _styles(example.labels, taken=len(ids) - 1), strict=True))
+        for style, run in groupby(styled, key=itemgetter(1)):
+            # A character may be several tokens: what shares a style is decoded together.
+            text.append(tokenizer.decode([token for token, _ in run]), style=style)
         console.print(text)
         console.print(
             f"{len(example.input_ids)} tokens, {example.trained_tokens} trained on"
@@ -47,6 +50,11 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def _styles(labels: np.ndarray, *, taken: int) -> list[str]:
+    styles = ["green" if label != IGNORED else "dim" for label in labels]
+    return [f"{style} reverse" if place == taken else style for place, style in enumerate(styles)]
 
 
 def _tokenizer(experiment: Experiment, scratch: Path) -> "PreTrainedTokenizerBase":

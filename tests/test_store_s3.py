@@ -67,7 +67,7 @@ def test_a_missing_bucket_is_named(store: Store) -> None:
     elsewhere = Store(store.uri.replace("bucket/", "no-such-bucket/"))
     assert elsewhere.read_json("a.json") is None
     assert elsewhere.list_files("") == []
-    with pytest.raises(UserError, match="s3://no-such-bucket/s3/.* cannot be written .*storage.*NO_SUCH_BUCKET"):
+    with pytest.raises(UserError, match=r"s3://no-such-bucket/s3/.* cannot be written .*storage.*NO_SUCH_BUCKET"):
         elsewhere.write_json("a.json", 1)
     with pytest.raises(UserError, match="NO_SUCH_BUCKET"):
         toy_stage.run(elsewhere.attempt(STAGE, FINGERPRINT))
@@ -78,7 +78,7 @@ def test_an_endpoint_where_nobody_listens_is_an_error() -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         nobody = Store(f"s3://bucket/x?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1")
-        with pytest.raises(OSError, match="NETWORK_CONNECTION.*Could not connect"):
+        with pytest.raises(OSError, match=r"NETWORK_CONNECTION.*Could not connect"):
             nobody.artifact(STAGE, FINGERPRINT)
 
 
