@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 from raysel.errors import UserError
 from raysel.experiment import ExperimentError, experiment_from
@@ -14,6 +14,7 @@ from raysel.store import Store
 
 def make_base_model(corpus: str, out_dir: Path, overrides: Sequence[str] = ()) -> int:
     """Make the model in `out_dir`, which must not exist yet or be empty. `overrides` as on the command line."""
+    out_dir = out_dir.resolve()
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UserError(f"OUT_DIR {str(out_dir)!r} exists already and is not an empty folder")
     data = {"name": "base-model", "model": {"base": {}}, "corpus": {"path": corpus}}
@@ -29,9 +30,8 @@ def make_base_model(corpus: str, out_dir: Path, overrides: Sequence[str] = ()) -
     with TemporaryDirectory() as scratch:
         folder = artifact.local_folder("model", Path(scratch))
         shards = artifact.shards("model")
-        staged = out_dir.with_name(f"{out_dir.name}.partial")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(mkdtemp(prefix=f"{out_dir.name}-", dir=out_dir.parent))
         for shard in shards:
             name = Path(shard.path).name
             shutil.copyfile(folder / name, staged / name)

@@ -21,6 +21,7 @@ ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help=
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one key, e.g. preselect.rho=0.4")
 ]
+INTERRUPTED = 130
 STAGE_OF_COMMAND = {"score": "scores", "select": "subset", "train": "model", "evaluate": "results"}
 
 
@@ -31,12 +32,7 @@ def _run(experiment: Path, overrides: list[str] | None, until: str | None) -> No
     loaded = load_experiment(experiment, overrides or [])
     if until == "results" and loaded.evaluation.tasks is None:
         raise UserError("evaluation.tasks is not set: there is nothing to evaluate on")
-    try:
-        raise typer.Exit(run_experiment(loaded, until=until))
-    except KeyboardInterrupt:
-        # Typer would say "Aborted!" and nothing of use.
-        print("\nraysel: stopped; the same command carries on from here", file=sys.stderr)
-        raise typer.Exit(1) from None
+    raise typer.Exit(run_experiment(loaded, until=until))
 
 
 @app.command()
@@ -150,6 +146,12 @@ def main() -> None:
     """Entry point: turns a user's mistake into one clear message and exit code 2."""
     try:
         app()
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this exit code without a word.
+        if end.code != INTERRUPTED:
+            raise
+        print("\nraysel: stopped; the same command carries on from here", file=sys.stderr)
+        sys.exit(1)
     except UserError as error:
         sys.stdout.flush()
         print(f"raysel: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ Relative paths in the file are relative to the file's folder; those given with `
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Experiment(Section):
     """One run: everything that decides its results, and where they go."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     storage: str = "out"
     model: ModelSettings
     corpus: CorpusSettings = CorpusSettings()
@@ -97,8 +98,9 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         raise ExperimentError(f"experiment file {str(path)!r} cannot be read: {error}") from error
     data = _parse(text, str(file))
     if not isinstance(data, dict):
-        raise ExperimentError(f"{file}: an experiment is a mapping of sections, found {type(data).__name__}")
-    data.setdefault("name", file.stem)
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise ExperimentError(f"{file}: an experiment is a mapping of sections, and this file holds {found}")
+    data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._") or "experiment")
     return experiment_from(data, file.parent.resolve(), overrides, where=str(file))
 
 
@@ -121,6 +123,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain value", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
@@ -170,10 +174,17 @@ def _resolve_paths(data: dict[str, Any], folder: Path, only: tuple[str, ...] | N
         if not isinstance(inner, dict) or not isinstance(inner.get(keys[-1]), str):
             continue
         value = inner[keys[-1]]
+        if "://" in value and ("@" in value or "_key=" in value):
+            raise ExperimentError(
+                f"{'.'.join(keys)} holds credentials, which would be written into the run's record: put them into the "
+                "environment instead (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            )
         if "://" in value or Path(value).expanduser().is_absolute():
             continue
         resolved = (folder / value).resolve()
-        hub_name = keys in NAME_OR_PATH and not resolved.exists() and value.count("/") == 1 and value[0] not in "./~"
+        slashes = (1,) if keys[0] == "corpus" else (0, 1)
+        hub_name = keys in NAME_OR_PATH and value.count("/") in slashes and value[:1] not in ("", ".", "/", "~")
+        hub_name = hub_name and not resolved.exists()
         if not hub_name or Path(value).suffix in (".jsonl", ".parquet", ".json", ".gz"):
             inner[keys[-1]] = str(resolved)
 
@@ -191,6 +202,8 @@ def _explain(error: ValidationError, where: str) -> str:
             found = problem["input"]
             shown = "" if isinstance(found, (dict, BaseModel)) else f" (found {found!r})"
             message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
+                message = "this is a section of keys and values, e.g. {key: value}"
             lines.append(f"{key}: {message}{shown}" if key else message)
     return f"{where}: " + "\n  ".join(lines)
 

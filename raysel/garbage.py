@@ -32,26 +32,36 @@ def find_garbage(store: Store) -> Garbage:
     artifacts: dict[str, int] = {}
     files: list[str] = []
     size = 0
+    is_leftover = _Leftovers(store)
     for stage in STAGES:
         for info in store.list_files(stage):
             path = store.relative(info.path)
             address = "/".join(path.split("/")[:2])
             if address not in named:
                 artifacts[address] = artifacts.get(address, 0) + info.size
-            elif _is_leftover(store, address, path):
+            elif is_leftover(address, path):
                 files.append(path)
                 size += info.size
     return Garbage(sorted(artifacts), files, size + sum(artifacts.values()))
 
 
-def _is_leftover(store: Store, address: str, path: str) -> bool:
-    stage, fingerprint = address.split("/")
-    artifact = store.artifact(stage, fingerprint)
-    if artifact is None:
-        return False
-    inside = path.removeprefix(f"{address}/")
-    listed = {entry["path"] for entry in artifact.manifest["files"]}
-    return not (inside in ("manifest.json", "plan.json") or inside in listed or inside.removesuffix(MARKER) in listed)
+class _Leftovers:
+    """Knows what each artifact's manifest lists, reading it once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.listed: dict[str, set[str] | None] = {}
+
+    def __call__(self, address: str, path: str) -> bool:
+        """Whether `path` is neither the manifest, a plan, nor a file (or its marker) of a published artifact."""
+        if address not in self.listed:
+            artifact = self.store.artifact(*address.split("/"))
+            self.listed[address] = {entry["path"] for entry in artifact.manifest["files"]} if artifact else None
+        listed = self.listed[address]
+        inside = path.removeprefix(f"{address}/")
+        if listed is None or ("/" not in inside and inside.endswith(".json")):
+            return False
+        return inside not in listed and inside.removesuffix(MARKER) not in listed
 
 
 def collect(store: Store, garbage: Garbage) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from raysel.corpus.files import read_batches, split_into_parts
+from raysel.corpus.files import CorpusError, read_batches, split_into_parts
 from raysel.corpus.rows import standardise
 from raysel.corpus.stage import leaf_files
 from raysel.experiment import Experiment
@@ -45,7 +45,7 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
         console.print(
             f"{len(example.input_ids)} tokens, {example.trained_tokens} trained on"
             f"{', cut at training.data.max_tokens' if example.truncated else ''}; "
-            f"embedded: {len(ids)} tokens, the last is {tokenizer.convert_ids_to_tokens(ids[-1])!r}",
+            f"embedded: {len(ids)} tokens, the last is {tokenizer.decode([ids[-1]])!r}",
             style="dim",
             markup=False,
             highlight=False,
@@ -86,7 +86,7 @@ def _rows(experiment: Experiment) -> Any:
 
 def _part_rows(experiment: Experiment, part: Any) -> Any:
     for batch in read_batches(part, 64):
-        table, _, _ = standardise(
+        table, problems, _ = standardise(
             batch.rows,
             batch.numbers,
             columns=experiment.corpus.columns,
@@ -94,4 +94,8 @@ def _part_rows(experiment: Experiment, part: Any) -> Any:
             name=part.name,
             drop_empty=True,
         )
+        for unreadable in batch.unreadable:
+            problems.add("unreadable line", unreadable)
+        if problems.counts:
+            raise CorpusError("the corpus cannot be used as it is:\n  " + "\n  ".join(problems.lines()))
         yield from table.to_pylist()

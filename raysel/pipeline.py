@@ -5,6 +5,7 @@ the user's files, so every address is known before anything runs. Steps that are
 """
 
 import importlib
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from raysel.errors import UserError
 from raysel.experiment import ClusterSettings, Experiment
 from raysel.settings import counted
 from raysel.stage import StageOutput, StageRun
@@ -116,6 +118,8 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         leaves={"corpus": corpus_leaf},
         execution={"corpus": experiment.corpus},
     )
+    # Early, because a quota that cannot be filled is refused here, before any model is made or loaded.
+    add("quota", "quota", {"languages": experiment.languages, "mixture": experiment.mixture, "seed": seed}, "corpus")
     leaf: dict[str, Leaf] = {}
     base: dict[str, Step] = {}
     if model.base is not None:
@@ -124,7 +128,6 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     else:
         leaf["model"] = _model_leaf(store, model)
     trusted = model.trust_remote_code
-    add("quota", "quota", {"languages": experiment.languages, "mixture": experiment.mixture, "seed": seed}, "corpus")
     embedded = experiment.embedding.model
     how = embedded or model
     add(
@@ -184,6 +187,8 @@ def _needed(steps: list[Step], until: str | None) -> list[Step]:
     if until is None:
         return steps
     goal = [step for step in steps if step.stage == until]
+    if not goal:
+        raise UserError(f"there is no step {until} in this experiment")
     wanted: dict[str, Step] = {}
 
     def visit(step: Step) -> None:
@@ -206,16 +211,16 @@ def published_part(steps: list[Step], store: Store) -> list[Step]:
 
 
 def _digests(store: Store, files: list[str]) -> dict[str, str]:
-    """Content hashes by file name (by full path where two files share a name): moving a folder changes nothing."""
-    names = [file.partition("?")[0].rsplit("/", 1)[-1] for file in files]
-    keys = names if len(set(names)) == len(names) else files
-    return {key: file_digest(store, file) for key, file in zip(keys, files, strict=True)}
+    """Content hashes by path below the folder that holds all the files: moving that folder changes nothing."""
+    names = [file.partition("?")[0] for file in files]
+    common = os.path.commonpath([name.rpartition("/")[0] for name in names])
+    return {name.removeprefix(common).lstrip("/"): file_digest(store, f) for name, f in zip(names, files, strict=True)}
 
 
 def _model_leaf(store: Store, model: Any) -> Leaf:
     from raysel.models.loading import find_model
 
-    folder = find_model(model.path, revision=model.revision)
+    folder = find_model(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     return Leaf(str(folder), _digests(store, sorted(str(file) for file in folder.iterdir() if file.is_file())))
 
 
@@ -248,7 +253,7 @@ def _why(step: Step, store: Store, previous: Mapping[str, Any]) -> str:
     now = step.record()
     if before["version"] != now["version"]:
         return f"the stage's code changed: version {before['version']} -> {now['version']}"
-    changes = list(_differences("", before["settings"], now["settings"]))
+    changes = list(_differences("", before["settings"], now["settings"])) if step.stage != "report" else []
     for name, files in now["leaves"].items():
         if before["leaves"].get(name) != files:
             changes.append(f"{name} changed: {_changed_files(before['leaves'].get(name, {}), files)}")
@@ -256,6 +261,7 @@ def _why(step: Step, store: Store, previous: Mapping[str, Any]) -> str:
         if before["inputs"].get(name) != fingerprint:
             changes.append(f"{name} changed" if name in before["inputs"] else f"{name} is used now")
     changes += [f"{name} is no longer used" for name in before["inputs"] if name not in now["inputs"]]
+    changes = changes or ["the report's settings changed"]
     return "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
 
 
@@ -299,16 +305,25 @@ def execute(
             cluster=cluster,
             progress=progress,
         )
-        output = stage_function(step.stage)(run)
-        artifact = attempt.publish(
-            output.records,
-            settings=counted(dict(step.settings)),
-            inputs={name: before.fingerprint for name, before in step.inputs.items()}
-            | {name: leaf.fingerprint for name, leaf in step.leaves.items()},
-            version=step.version,
-            summary=output.summary,
-            versions={"python": platform.python_version(), **{name: installed(name) for name in VERSIONED}},
-        )
+        try:
+            output = stage_function(step.stage)(run)
+            artifact = attempt.publish(
+                output.records,
+                settings=counted(dict(step.settings)),
+                inputs={name: before.fingerprint for name, before in step.inputs.items()}
+                | {name: leaf.fingerprint for name, leaf in step.leaves.items()},
+                version=step.version,
+                summary=output.summary,
+                versions={"python": platform.python_version(), **{name: installed(name) for name in VERSIONED}},
+            )
+        except (OSError, KeyError, UserError):
+            # A run on another cluster shares the storage but not the lease. If it published first and tidied up, what
+            # this attempt had carried on from is gone, and no longer needed.
+            published = store.artifact(step.stage, step.fingerprint)
+            if published is None:
+                raise
+            log.add("end", reason="another attempt published first")
+            return published
         attempt.discard_unlisted(artifact)
         log.add("end", rows=artifact.manifest["rows"], wall_seconds=artifact.manifest["wall_seconds"])
         return artifact

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
+RATE_AFTER_SECONDS = 1.0
 
 
 class Progress:
@@ -58,9 +59,11 @@ class Tracker:
         self.done += amount
         now = time.monotonic()
         self.first = self.first or (now, self.done)
-        rate = (self.done - self.first[1]) / max(now - self.first[0], 1e-9)
+        seconds = now - self.first[0]
+        # What arrives in the first moment arrived together: it gives no rate.
+        rate = (self.done - self.first[1]) / seconds if seconds > RATE_AFTER_SECONDS else 0.0
         if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, rate=f"{rate:,.1f}/s", detail=detail)
+            self.bar.update(self.task, completed=self.done, rate=f"{rate:,.1f}/s" if rate else "", detail=detail)
         elif now - self.last_line >= PLAIN_LINE_EVERY_SECONDS and rate > 0:
             self.last_line = now
             left = (self.total - self.done) / rate

@@ -24,6 +24,7 @@ def run_experiment(experiment: Experiment, *, until: str | None = None, only_pub
     With `only_published` nothing but the report is run, over what is published already.
     """
     store = Store(experiment.storage)
+    store.refuse_unwritable()
     steps = expand(experiment, store, until)
     if only_published:
         steps = published_part(steps, store)
@@ -31,17 +32,17 @@ def run_experiment(experiment: Experiment, *, until: str | None = None, only_pub
     log = local_scratch(store, experiment.name) / "log.txt"
     _check_disk(experiment, store, decisions)
     with quiet_process(log) as console:
-        console.print(f"[bold]raysel[/bold] {experiment.name}: {len(steps)} steps, storage {store.shown('')}")
+        console.print(f"raysel {experiment.name}: {len(steps)} steps, storage {store.shown('')}", highlight=False)
         for warning in experiment.warnings():
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-        _write_record(store, experiment, steps, status="running", until=until)
+        _write_record(store, experiment, steps, status="unfinished", until=until)
         to_run = [decision for decision in decisions if decision.artifact is None]
         if to_run:
             console.print(f"output of Ray, DeepSpeed and their workers: {log}", style="dim", highlight=False)
             artifacts = _execute_all(experiment, store, decisions, console)
         else:
             artifacts = {decision.step.name: decision.artifact for decision in decisions if decision.artifact}
-            console.print(f"everything is reused: {len(steps)} of {len(steps)} steps were published before")
+            console.print(f"everything is reused: all {len(steps)} steps were published before", highlight=False)
         _write_record(store, experiment, steps, status="finished", until=until)
         _finish(store, experiment, artifacts, console)
     return 0
@@ -84,8 +85,9 @@ def _preflight(
 
 
 def _tell(artifact: Artifact, console: Console) -> None:
-    rows = ", ".join(f"{count:,} {table} rows" for table, count in artifact.manifest["rows"].items() if count)
-    console.print(f"  done in {artifact.manifest['wall_seconds']:.1f} s{': ' + rows if rows else ''}", style="green")
+    rows = ", ".join(f"{count:,} rows of {table}" for table, count in artifact.manifest["rows"].items() if count)
+    done = f"  done in {artifact.manifest['wall_seconds']:.1f} s{': ' + rows if rows else ''}"
+    console.print(done, style="green", highlight=False)
     for warning in artifact.summary.get("warnings", []):
         console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False)
 
@@ -118,6 +120,7 @@ def disk_needs(experiment: Experiment, decisions: list[Decision], artifacts: Map
         rows=known.rows("corpus") if known else None,
         width=width,
         languages=len(known.summary["languages"]) if known else 50,
+        block_rows=experiment.separability.block_rows,
         model_bytes=weights,
         full=experiment.training.method == "full",
     )
@@ -193,12 +196,22 @@ def publish_report(store: Store, name: str, report: Artifact) -> None:
 
 def report_run(run_dir: str) -> None:
     """Make the report of the run in `run_dir` (`<storage>/runs/<name>`) anew, from what is published of it."""
+    if "://" not in run_dir:
+        run_dir = str(Path(run_dir).expanduser().resolve())
     storage, _, name = run_dir.rstrip("/").rpartition("/runs/")
     store = Store(storage)
     record = store.read_json(f"{run_folder(name)}/run.json") if storage else None
     if record is None:
         raise UserError(f"{run_dir!r} is not the folder of a run: give <storage>/runs/<name>, which holds run.json")
-    run_experiment(Experiment.model_validate(record["experiment"]), until="report", only_published=True)
+    # The run may have been moved since, or made from another folder: it is where its record was found.
+    experiment = Experiment.model_validate(record["experiment"]).model_copy(update={"storage": storage})
+    leaves = {step.name: step.record()["leaves"] for step in expand(experiment, store)}
+    changed = [step for step, old in record["steps"].items() if old["leaves"] != leaves.get(step, old["leaves"])]
+    if changed:
+        raise UserError(
+            f"the files that the run {name} was made from have changed since ({', '.join(changed[:3])}): run it again"
+        )
+    run_experiment(experiment, until="report", only_published=True)
 
 
 def print_plan(experiment: Experiment, console: Console, *, until: str | None = None) -> None:
@@ -206,16 +219,19 @@ def print_plan(experiment: Experiment, console: Console, *, until: str | None = 
     from rich.table import Table
 
     store = Store(experiment.storage)
+    store.refuse_unwritable()
     decisions = decide(expand(experiment, store, until), store, previous_steps(store, experiment.name))
     needed = disk_needs(experiment, decisions, {})
     table = Table("step", "", "why", "at most on disk", box=None)
     for decision in decisions:
-        reused = decision.artifact is not None
-        size = "" if reused else disk.readable(needed.get(decision.step.stage, 0) or 0).replace("0 B", "")
-        table.add_row(decision.step.name, "reuse" if reused else "run", decision.reason, size)
+        reuse = decision.artifact is not None
+        most = needed.get(decision.step.stage, 0)
+        size = "" if reuse or not most else disk.readable(most)
+        table.add_row(decision.step.name, "reuse" if reuse else "run", decision.reason, size)
     console.print(table)
     to_run = [decision for decision in decisions if decision.artifact is None]
-    console.print(f"{len(to_run)} to run, {len(decisions) - len(to_run)} reused; storage {store.shown('')}")
+    reused = len(decisions) - len(to_run)
+    console.print(f"{len(to_run)} to run, {reused} reused; storage {store.shown('')}", highlight=False)
     for warning in experiment.warnings():
         console.print(f"warning: {warning}", style="yellow", markup=False)
     _check_disk(experiment, store, decisions)

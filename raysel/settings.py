@@ -9,7 +9,9 @@ class Section(BaseModel):
     """A section of the experiment file: frozen, and an unknown key is an error."""
 
     # With defaults validated, a default 16 of a float field is the 16.0 that a written 16 becomes: one fingerprint.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), validate_default=True, allow_inf_nan=False
+    )
 
     def without_effect(self) -> list[str]:
         """Settings that were given but change nothing in combination with the others, as `key: reason`."""

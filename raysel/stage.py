@@ -16,7 +16,8 @@ class StageRun:
     """One execution of a stage.
 
     settings: the sections and scalars this stage reads, by name, typed (`settings["embedding"]` is an
-        `EmbeddingSettings`); inputs: published artifacts or the paths of leaves (`inputs["corpus"]`), by name;
+        `EmbeddingSettings`);
+    inputs: published artifacts by name; leaves: where the user's own files are, by name;
     attempt: where to write; cluster: where to compute; progress: where to say how far it is.
     """
 

@@ -104,9 +104,23 @@ class Storage:
                     raise UserError(f"{self.shown(path)} cannot be written (the setting `storage`): {error}") from error
                 raise
 
+    def refuse_unwritable(self) -> None:
+        """`UserError` where a local folder is a file, or this user may not write there."""
+        if not self.is_local:
+            return
+        folder = Path(self.root)
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            reason = "no folder" if not folder.is_dir() else "not writable"
+            raise UserError(f"storage {self.root}: {folder} is {reason}; set storage elsewhere")
+
     @staticmethod
     def _write_local(target: str, data: bytes | memoryview | pa.Buffer, once: bool) -> None:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+        except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
+            raise UserError(f"{target} cannot be written (the setting `storage`): {error.strerror}") from error
         temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             with open(temporary, "wb") as file:

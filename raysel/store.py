@@ -160,12 +160,15 @@ class Attempt:
     def address(self) -> str:
         return f"{self.stage}/{self.fingerprint}"
 
-    def plan(self, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def plan(self, choose: Callable[[], dict[str, Any]], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The stored plan of this artifact; where there is none yet, `choose()` makes it and it is stored.
 
-        Attempts that choose at once all get the plan of the one that stored it first.
+        `given` is what the user asked for (None: left open). Another wish has a plan of its own, so that a token budget
+        that was too large for the memory can be lowered. Attempts that choose at once all get the plan of the one that
+        stored it first.
         """
-        path = f"{self.address}/plan.json"
+        asked = {key: value for key, value in (given or {}).items() if value is not None}
+        path = f"{self.address}/plan{'-' + digest(asked)[:8] if asked else ''}.json"
         if (plan := self.store.read_json(path)) is not None:
             return plan
         self.store.write_json(path, choose(), once=True)
@@ -336,7 +339,7 @@ def file_digest(store: Store, location: str) -> str:
         if known and known["identity"] == identity:
             return known["sha256"]
     content = hashlib.sha256()
-    with filesystem.open_input_stream(path) as stream:
+    with filesystem.open_input_stream(path, compression=None) as stream:
         while block := stream.read(1 << 20):
             content.update(block)
     if identity and identity == _identity(path) and time.time_ns() - os.stat(path).st_mtime_ns > SETTLED_NS:

@@ -1,6 +1,7 @@
 """The command itself: help, exit codes, inspect, report, gc, base-model."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,14 @@ def test_inspect_shows_the_sample_and_the_token_that_is_taken(experiment: Path) 
     assert "embedded:" in done.stdout
 
 
+def test_inspect_refuses_a_broken_corpus(experiment: Path) -> None:
+    with open(experiment.parent / "corpus" / "en.jsonl", "a", encoding="utf-8") as file:
+        file.write("{not json\n")
+    done = raysel("inspect", experiment)
+    assert done.returncode == 2
+    assert "en.jsonl, line 45: not a JSON object" in done.stderr
+
+
 def test_plan_says_what_would_run_and_touches_nothing(experiment: Path) -> None:
     done = raysel("plan", experiment)
     assert done.returncode == 0, done.stderr
@@ -65,7 +74,9 @@ def test_plan_says_what_would_run_and_touches_nothing(experiment: Path) -> None:
 def test_a_report_of_half_a_run_and_what_gc_leaves(ray_address: str, experiment: Path) -> None:
     assert raysel("score", experiment).returncode == 0
     assert raysel("score", experiment, "--set", "embedding.max_tokens=64").returncode == 0
-    done = raysel("report", experiment.parent / "store" / "runs" / "e")
+    shutil.move(experiment.parent / "store", experiment.parent / "moved")
+    done = raysel("report", "runs/e", cwd=experiment.parent / "moved")
+    shutil.move(experiment.parent / "moved", experiment.parent / "store")
     assert done.returncode == 0, done.stderr
     page = (experiment.parent / "store" / "runs" / "e" / "report.html").read_text(encoding="utf-8")
     assert "separability" in page

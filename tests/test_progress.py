@@ -10,6 +10,7 @@ from raysel.progress import Progress
 
 def test_plain_lines_say_rate_and_time_left(monkeypatch: object) -> None:
     monkeypatch.setattr(progress_module, "PLAIN_LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(progress_module, "RATE_AFTER_SECONDS", 0.0)
     out = io.StringIO()
     with Progress(Console(file=out, width=200), "vectors").track(100, "rows", done=40) as tracker:
         for _ in range(3):

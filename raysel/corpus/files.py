@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ class CorpusError(UserError):
 class SourcePart:
     """One task's worth of reading: a whole JSONL file, or one row group of a Parquet file.
 
-    name is the file's path below the corpus folder without its ending: it names generated ids and sources.
+    name is the file's path below the corpus folder without its ending: it names generated ids.
     """
 
     location: str
@@ -82,6 +83,9 @@ def _looks_like_a_dataset_name(path: str) -> bool:
 def _download_dataset(name: str, split: str) -> list[str]:
     import datasets
 
+    if "[" in split:
+        raise CorpusError(f"corpus.dataset_split {split!r}: whole splits are read, not slices of them")
+
     try:
         dataset = datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -97,11 +101,11 @@ def split_into_parts(locations: list[str]) -> list[SourcePart]:
     """The parts to read, in an order that depends on nothing but the files' names and contents."""
     names = [location.partition("?")[0] for location in locations]
     folder = names[0].rpartition("/")[0] if len(names) == 1 else _common_folder(names)
+    stems = Counter(_stem(name) for name in names)
     parts = []
     for location, full in zip(locations, names, strict=True):
-        name = full.removeprefix(folder).lstrip("/")
-        for ending in sorted(KNOWN, key=len, reverse=True):
-            name = name.removesuffix(ending)
+        # a.jsonl beside a.parquet: there the ending is part of the name, or their rows would share ids.
+        name = (_stem(full) if stems[_stem(full)] == 1 else full).removeprefix(folder).lstrip("/")
         if not full.endswith(".parquet"):
             parts.append(SourcePart(location, name))
             continue
@@ -116,6 +120,11 @@ def split_into_parts(locations: list[str]) -> list[SourcePart]:
             parts.append(SourcePart(location, name, group, first))
             first += metadata.row_group(group).num_rows
     return parts
+
+
+def _stem(name: str) -> str:
+    ending = next(ending for ending in sorted(KNOWN, key=len, reverse=True) if name.endswith(ending))
+    return name.removesuffix(ending)
 
 
 def _common_folder(names: list[str]) -> str:
@@ -140,9 +149,11 @@ def read_batches(part: SourcePart, batch_rows: int) -> Iterator[RowBatch]:
     elif path.endswith(".arrow"):
         with filesystem.open_input_file(path) as file:
             number = 0
-            for batch in pyarrow.ipc.open_stream(file):
-                yield RowBatch(batch.to_pylist(), list(range(number, number + batch.num_rows)))
-                number += batch.num_rows
+            for whole in pyarrow.ipc.open_stream(file):
+                for start in range(0, whole.num_rows, batch_rows):
+                    batch = whole.slice(start, batch_rows)
+                    yield RowBatch(batch.to_pylist(), list(range(number, number + batch.num_rows)))
+                    number += batch.num_rows
     else:
         with filesystem.open_input_stream(path, compression="detect") as stream:
             yield from _json_lines(stream, part, batch_rows)
@@ -159,7 +170,8 @@ def _json_lines(stream: pa.NativeFile, part: SourcePart, batch_rows: int) -> Ite
             if not isinstance(row, dict):
                 raise ValueError(f"a JSON {type(row).__name__}, not an object")
         except ValueError as error:
-            batch.unreadable.append(f"{part.location}, line {number}: not a JSON object ({error})")
+            hint = "; a JSON array is not read: write one object a line" if text.lstrip().startswith(b"[") else ""
+            batch.unreadable.append(f"{part.location}, line {number}: not a JSON object ({error}){hint}")
             continue
         batch.rows.append(row)
         batch.numbers.append(number)

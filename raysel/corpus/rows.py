@@ -13,6 +13,8 @@ from raysel.seeding import draw
 from raysel.tables import CORPUS
 
 EXAMPLES_KEPT = 5
+KINDS_SHOWN = 8
+KINDS_KEPT = 100
 
 
 @dataclass
@@ -23,6 +25,8 @@ class Problems:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, example: str) -> None:
+        if kind not in self.counts and len(self.counts) >= KINDS_KEPT:
+            kind = "something else"
         self.counts[kind] += 1
         kept = self.examples.setdefault(kind, [])
         if len(kept) < EXAMPLES_KEPT:
@@ -37,11 +41,12 @@ class Problems:
     def lines(self) -> list[str]:
         """One line a kind: how many, and the first few."""
         listed = []
-        for kind, count in self.counts.most_common():
+        for kind, count in self.counts.most_common(KINDS_SHOWN):
             shown = self.examples[kind]
             more = f", and {count - len(shown):,} more" if count > len(shown) else ""
             listed.append(f"{count:,} x {kind}: {'; '.join(shown)}{more}")
-        return listed
+        left = sum(self.counts.values()) - sum(count for _, count in self.counts.most_common(KINDS_SHOWN))
+        return listed + ([f"and {left:,} more rows with something wrong"] if left else [])
 
 
 def standardise(
@@ -76,6 +81,9 @@ def standardise(
         if any(value is not None and not isinstance(value, str) for value in (prompt, response, lang)):
             problems.add("prompt, response or lang that is not text", where)
             continue
+        if not all(_encodable(value) for value in (prompt, response, lang)):
+            problems.add("text that is not valid Unicode (half a surrogate pair)", where)
+            continue
         if not (prompt or "").strip() or not (response or "").strip():
             if drop_empty:
                 dropped += 1
@@ -98,6 +106,14 @@ def standardise(
             value = row.get(named[column])
             out[column].append(None if value is None else str(value))
     return pa.table(out, schema=CORPUS), problems, dropped
+
+
+def _encodable(text: str | None) -> bool:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def heldout_mask(table: pa.Table, *, share: float, seed: int) -> list[bool]:

@@ -2,19 +2,20 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysel.corpus.files import CorpusError, SourcePart, find_files, read_batches, split_into_parts
+from raysel.corpus.files import CorpusError, RowBatch, SourcePart, find_files, read_batches, split_into_parts
 from raysel.corpus.rows import EXAMPLES_KEPT, Problems, heldout_mask, standardise
 from raysel.corpus.settings import CorpusSettings
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Attempt, ShardRecord
 
-SHARDS_PER_PART = 10_000
+SHARDS_PER_PART = 10_000_000
 
 
 def leaf_files(settings: CorpusSettings) -> list[str]:
@@ -29,7 +30,7 @@ def leaf_files(settings: CorpusSettings) -> list[str]:
 def run(run: StageRun) -> StageOutput:
     settings: CorpusSettings = run.settings["corpus"]
     seed: int = run.settings["seed"]
-    plan = run.attempt.plan(lambda: {"shard_rows": settings.shard_rows})
+    plan = run.attempt.plan(lambda: {"shard_rows": settings.shard_rows}, given={"shard_rows": settings.shard_rows})
     parts = split_into_parts(leaf_files(settings))
     finished = run.attempt.finished(plan)
     outcomes = {i: json.loads(run.attempt.read_bytes(r)) for (table, i), r in finished.items() if table == "read"}
@@ -61,7 +62,7 @@ def read_part(
     """Ray task: read one part, write its shards, and last of all what was found in it."""
     problems, dropped, records = Problems(), 0, []
     cells: Counter[tuple[str, str | None]] = Counter()
-    for number, batch in enumerate(read_batches(part, plan["shard_rows"])):
+    for number, batch in enumerate(_readable(part, plan["shard_rows"])):
         for unreadable in batch.unreadable:
             problems.add("unreadable line", unreadable)
         table, wrong, empty = standardise(
@@ -89,6 +90,13 @@ def read_part(
     }
     attempt.write_file("read", index, f"{index:05d}.json", json.dumps(outcome).encode(), plan=plan)
     return outcome
+
+
+def _readable(part: SourcePart, batch_rows: int) -> Iterator[RowBatch]:
+    try:
+        yield from read_batches(part, batch_rows)
+    except (OSError, EOFError, pa.ArrowInvalid) as error:
+        raise CorpusError(f"corpus file {part.location} is damaged: {error}") from error
 
 
 def find_duplicates(attempt: Attempt, records: list[ShardRecord]) -> list[str]:

@@ -36,7 +36,10 @@ def run(run: StageRun) -> StageOutput:
         lambda: {
             "token_budget": settings.token_budget or DEFAULT_TOKEN_BUDGET[device],
             "shard_rows": settings.shard_rows,
-        }
+            # A run begun on GPUs and continued without must not mix the two.
+            "compute_dtype": "bfloat16" if device == "cuda" else "float32",
+        },
+        given={"token_budget": settings.token_budget, "shard_rows": settings.shard_rows},
     )
     pieces = [
         {"index": index, "shard": shard, "start": start}
@@ -112,14 +115,18 @@ class Embedder:
             folder = model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else model
             trusted = model_settings.trust_remote_code
             self.tokenizer = load_tokenizer(folder, model_settings.template, trust_remote_code=trusted)
-            self.encoder = LastTokenEncoder(
-                load_encoder(folder, dtype="bfloat16" if device == "cuda" else "float32", trust_remote_code=trusted),
-                self.tokenizer,
-                max_tokens=settings.max_tokens,
-                layer=settings.layer,
-                token_budget=plan["token_budget"],
-                device=device,
-            )
+            encoder = load_encoder(folder, dtype=plan["compute_dtype"], trust_remote_code=trusted)
+            try:
+                self.encoder = LastTokenEncoder(
+                    encoder,
+                    self.tokenizer,
+                    max_tokens=settings.max_tokens,
+                    layer=settings.layer,
+                    token_budget=plan["token_budget"],
+                    device=device,
+                )
+            except ValueError as error:
+                raise EmbeddingError(f"embedding.{error}") from error
 
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:
         shard = self.corpus.shards("corpus")[piece["shard"]]
@@ -127,13 +134,18 @@ class Embedder:
         rows = rows.slice(piece["start"], self.plan["shard_rows"])
         pairs = zip(rows["prompt"].to_pylist(), rows["response"].to_pylist(), strict=True)
         encoded = self.encoder.encode_with_lengths([sample_text(self.tokenizer, *pair) for pair in pairs])
-        broken = np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1))
+        with np.errstate(over="ignore"):
+            vectors = encoded.vectors.astype(self.settings.dtype)
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
             ids = ", ".join(repr(rows["id"][int(i)].as_py()) for i in broken[:5])
-            raise EmbeddingError(f"the model gives NaN or infinite hidden states for {len(broken):,} samples: {ids}")
-        width = encoded.vectors.shape[1]
+            raise EmbeddingError(
+                f"the hidden states of {len(broken):,} samples are NaN or too large for embedding.dtype "
+                f"{self.settings.dtype}: {ids}"
+            )
+        width = vectors.shape[1]
         schema = vectors_schema(width, self.settings.dtype)
-        flat = pa.array(encoded.vectors.reshape(-1).astype(self.settings.dtype))
+        flat = pa.array(vectors.reshape(-1))
         columns = [
             rows["id"].combine_chunks(),
             rows["lang"].combine_chunks(),

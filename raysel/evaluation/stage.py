@@ -50,9 +50,11 @@ def run(run: StageRun) -> StageOutput:
 
     def choose() -> dict[str, Any]:
         batch = settings.batch_size or (GPU_BATCH if run.cluster.gpus() else CPU_BATCH)
-        return {"tasks": [task.name for task in tasks], "batch_size": batch}
+        # The number of threads decides the last bits: it must not depend on how many cells are left.
+        threads = run.cluster.cpus_each(settings.workers or run.cluster.gpus() or min(2, run.cluster.cpus()))
+        return {"tasks": [task.name for task in tasks], "batch_size": batch, "threads": threads}
 
-    plan = run.attempt.plan(choose)
+    plan = run.attempt.plan(choose, given={"batch_size": settings.batch_size})
     finished = _finished(run.attempt, plan)
     todo = [i for i in range(len(tasks)) if i not in finished]
     failures: dict[str, str] = {}
@@ -77,8 +79,8 @@ def _score_cells(
 ) -> Iterator[dict[str, Any]]:
     settings: EvaluationSettings = run.settings["evaluation"]
     gpus = run.cluster.gpus()
-    workers = min(settings.workers or gpus or min(2, run.cluster.cpus()), len(cells))
-    threads = run.cluster.cpus_each(workers)
+    threads = plan["threads"]
+    workers = settings.workers or gpus or max(1, min(2, run.cluster.cpus() // threads))
     arguments = {
         "attempt": run.attempt,
         "plan": plan,
@@ -95,7 +97,7 @@ def _score_cells(
         CellWorker,
         arguments,
         [{"cell": i} for i in cells],
-        workers=workers,
+        workers=min(workers, len(cells)),
         # Half a CPU less than a CPU actor computes with: what else runs on the node (a trial) must find room.
         num_cpus=1 if gpus else threads - 0.5,
         num_gpus=1 if gpus else 0,

@@ -47,6 +47,8 @@ def _chosen(languages: LanguagesSettings, available: dict[str, int], seed: int) 
 
 def _explicit(wanted: dict[str, int], available: dict[str, int]) -> dict[str, int]:
     counts = {normalise(name): count for name, count in wanted.items()}
+    if len(counts) < len(wanted):
+        raise QuotaError(f"mixture.counts names a language twice: {', '.join(wanted)} are {', '.join(counts)}")
     _refuse_absent("mixture.counts", list(counts), available)
     short = [
         f"{lang}: wanted {n:,}, available {available[lang]:,}" for lang, n in counts.items() if n > available[lang]

@@ -1,5 +1,6 @@
 """Finding a model's files and loading it: safetensors only, no remote code unless asked for by name."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ class ModelError(UserError):
     """A model that cannot be found or loaded as asked."""
 
 
-def find_model(path: str, *, revision: str | None = None) -> Path:
+def find_model(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """The local folder of `path`: itself if it is a folder, else the Hugging Face snapshot of that name.
 
     Raises `ModelError` where there is neither, or where the folder has no config, weights or tokenizer.
@@ -26,7 +27,7 @@ def find_model(path: str, *, revision: str | None = None) -> Path:
     if not folder.is_dir():
         if folder.is_absolute() or path.startswith(".") or path.count("/") > 1:
             raise ModelError(f"model.path {path!r}: there is no such folder")
-        folder = _download(path, revision)
+        folder = _download(path, revision, [*MODEL_FILES, *(["*.py"] if trust_remote_code else [])])
     files = {file.name for file in folder.iterdir()}
     if "config.json" not in files:
         raise ModelError(f"model folder {folder}: config.json is missing; it holds {_listed(files)}")
@@ -36,15 +37,32 @@ def find_model(path: str, *, revision: str | None = None) -> Path:
         raise ModelError(f"model folder {folder}: no *.safetensors weights{hint}; it holds {_listed(files)}")
     if not any(name.startswith("tokenizer") or name in {"vocab.json", "spiece.model"} for name in files):
         raise ModelError(f"model folder {folder}: no tokenizer files; it holds {_listed(files)}")
+    _refuse_damaged(folder)
     return folder
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _refuse_damaged(folder: Path) -> None:
+    """Read the config and the headers of the weights: a truncated download is found before any work is done."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"model folder {folder}: config.json is not JSON: {error}") from error
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except SafetensorError as error:
+            raise ModelError(f"model folder {folder}: {file.name} is damaged: {error}") from error
+
+
+def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"model.path {name!r} is neither a folder here nor a model that can be fetched by that name: "
@@ -62,7 +80,10 @@ def load_tokenizer(
     """The tokenizer with `template` as its chat template. `ModelError` where `auto` finds none."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
     if template != "auto":
         tokenizer.chat_template = NAMED_TEMPLATES[template]
     elif not tokenizer.chat_template:
@@ -82,7 +103,7 @@ def load_causal_lm(
     """The causal language model in `folder`, with the PEFT adapter in `adapter` on it if one is given."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(str(folder), **_how(dtype, trust_remote_code))
+    model = _load(AutoModelForCausalLM, folder, dtype, trust_remote_code)
     if adapter is not None:
         from peft import PeftModel
 
@@ -94,8 +115,13 @@ def load_encoder(folder: str | Path, *, dtype: str = "auto", trust_remote_code: 
     """The model without its language-model head: its last hidden state is the one after the final norm."""
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(str(folder), **_how(dtype, trust_remote_code))
+    return _load(AutoModel, folder, dtype, trust_remote_code)
 
 
-def _how(dtype: str, trust_remote_code: bool) -> dict[str, Any]:
-    return {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+def _load(kind: Any, folder: str | Path, dtype: str, trust_remote_code: bool) -> Any:
+    from safetensors import SafetensorError
+
+    try:
+        return kind.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, OSError, SafetensorError) as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error

@@ -26,6 +26,9 @@ def select_with_distances(vectors: np.ndarray, k: int, *, seed: int) -> tuple[np
     if k == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     points = np.asarray(vectors, dtype=np.float64)
+    if k == n:
+        # Every row is its own cluster: nothing to search for.
+        return np.arange(n, dtype=np.int64), np.zeros(n)
     kind = KMeans if n * k <= FULL_KMEANS_DISTANCES else MiniBatchKMeans
     distinct = len(np.unique(points, axis=0))
     centroids = kind(n_clusters=min(k, distinct), random_state=seed, n_init="auto").fit(points).cluster_centers_

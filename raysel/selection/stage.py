@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from threadpoolctl import threadpool_limits
 
+from raysel.seeding import draw
 from raysel.selection import kmc, random
 from raysel.selection.settings import SelectionSettings
 from raysel.stage import StageOutput, StageRun
@@ -45,11 +47,14 @@ def write_subset(
     """Ray task: choose `count` rows of one language; rank 0 is the selector's first choice."""
     in_lang: Any = pc.field("lang") == lang
     candidates = pool.read("pool", ["id"], filters=in_lang).sort_by("id")
+    # A seed of its own for each language: with a shared one, parallel corpora would give the same items everywhere.
+    own_seed = int(draw(seed, lang) * 2**32)
     if method == "kmc" and vectors is not None:
-        rows, distances = kmc.select_with_distances(_vectors_of(candidates, vectors, in_lang), count, seed=seed)
+        with threadpool_limits(1):
+            rows, distances = kmc.select_with_distances(_vectors_of(candidates, vectors, in_lang), count, seed=own_seed)
         scores = -distances
     else:
-        rows = random.select(candidates.num_rows, count, seed=seed)
+        rows = random.select(candidates.num_rows, count, seed=own_seed)
         scores = np.zeros(count)
     columns = [
         candidates["id"].take(pa.array(rows)),

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysel.separability.preselect import pool_sizes, preselect, refuse_small_pool
+from raysel.separability.preselect import PoolError, pool_sizes, preselect, refuse_small_pool
 from raysel.separability.settings import PreselectSettings
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
@@ -11,10 +11,14 @@ from raysel.tables import CHOSEN
 
 
 def preflight(settings: PreselectSettings, quota: Artifact) -> None:
-    """Raise `PoolError`, before anything is embedded, where the pool cannot fill the quota."""
+    """Raise `PoolError`, before anything is embedded, where the pool is empty or cannot fill the quota."""
+    available = quota.summary["available"]
+    sizes = pool_sizes(available, settings.rho)
+    if not any(sizes.values()):
+        rows = sum(available.values())
+        raise PoolError(f"the pool is empty: round({rows:,} rows x rho {settings.rho:g}) = 0; raise preselect.rho")
     if quota.summary["binding"]:
-        available = quota.summary["available"]
-        refuse_small_pool(quota.summary["counts"], pool_sizes(available, settings.rho), available, settings.rho)
+        refuse_small_pool(quota.summary["counts"], sizes, available, settings.rho)
 
 
 def run(run: StageRun) -> StageOutput:
@@ -47,4 +51,7 @@ def write_pool(
         "score": [values[row[identity]] for identity in chosen],
         "method": [f"separability/{settings.band}"] * len(chosen),
     }
-    return attempt.write_table("pool", 0, pa.table(columns, schema=CHOSEN), summary={"languages": counts})
+    none = [lang for lang, count in counts.items() if not count]
+    warnings = [f"languages of which rho {settings.rho:g} takes no row: {', '.join(none)}"] if none else []
+    summary = {"languages": counts, "warnings": warnings}
+    return attempt.write_table("pool", 0, pa.table(columns, schema=CHOSEN), summary=summary)

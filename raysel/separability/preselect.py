@@ -18,12 +18,15 @@ class PoolError(UserError):
 def pool_sizes(rows: Mapping[str, int], rho: float) -> dict[str, int]:
     """How many rows of each language the pool takes: round(n * rho) each, round(N * rho) in all.
 
-    The difference that rounding leaves is settled on the language with the largest share, the first of them by name.
+    The difference that rounding leaves is settled on the language with the largest share, the first of them by name,
+    as in the published code; what goes beyond that language's rows, or below 0, on the next largest.
     """
     sizes = {lang: round(rows[lang] * rho) for lang in sorted(rows)}
-    if sizes:
-        largest = max(sizes, key=lambda lang: sizes[lang])
-        sizes[largest] += round(sum(rows.values()) * rho) - sum(sizes.values())
+    difference = round(sum(rows.values()) * rho) - sum(sizes.values())
+    for lang in sorted(sizes, key=lambda lang: (-sizes[lang], lang)):
+        settled = min(max(sizes[lang] + difference, 0), rows[lang]) - sizes[lang]
+        sizes[lang] += settled
+        difference -= settled
     return sizes
 
 

@@ -69,6 +69,8 @@ def silhouette_details(
 
 def codes_of(labels: Sequence[Hashable]) -> tuple[np.ndarray, int]:
     """int64 (N,) cluster numbers of the labels, in sorted order where they can be sorted, and how many there are."""
+    if isinstance(labels, np.ndarray | torch.Tensor):
+        labels = labels.tolist()  # a tensor's elements are hashed by identity
     distinct: list[Any] = list(dict.fromkeys(labels))
     try:
         distinct.sort()

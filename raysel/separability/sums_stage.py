@@ -16,12 +16,16 @@ from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import sums_schema
 
+MOST_BLOCKS = 64
+
 
 def run(run: StageRun) -> StageOutput:
     settings: SeparabilitySettings = run.settings["separability"]
     vectors = run.inputs["vectors"]
     languages = list(vectors.summary["languages"])
-    plan = run.attempt.plan(lambda: {"blocks": _blocks(vectors, settings.block_rows)})
+    plan = run.attempt.plan(
+        lambda: {"blocks": _blocks(vectors, settings.block_rows)}, given={"block_rows": settings.block_rows}
+    )
     blocks: list[list[int]] = plan["blocks"]
     gpus = 1 if run.cluster.gpus() else 0
     common = (vectors, plan, run.attempt)
@@ -56,7 +60,9 @@ def run(run: StageRun) -> StageOutput:
 
 
 def _blocks(vectors: Artifact, block_rows: int) -> list[list[int]]:
-    """Runs of vector shards of about `block_rows` rows (never less than one shard)."""
+    """Runs of vector shards of at least `block_rows` rows or one shard, at most about `MOST_BLOCKS` of them."""
+    # Every block keeps N x K partial sums until they are added: few blocks, whatever the corpus's size.
+    block_rows = max(block_rows, -(-vectors.rows("vectors") // MOST_BLOCKS))
     blocks: list[list[int]] = []
     filled = block_rows
     for index, shard in enumerate(vectors.shards("vectors")):

@@ -105,7 +105,6 @@ class Learner:
         """Take one optimizer step and give its metrics, the same on every worker."""
         started = time.perf_counter()
         settings, engine = self.training.settings, self.engine
-        torch.manual_seed(_seed(self.training.seed, step.step, self.rank))
         rate = learning_rate(
             step.step,
             self.training.tokens.summary["steps"],
@@ -119,6 +118,8 @@ class Learner:
         # Loss and learned tokens of each language, and the samples seen: summed over the workers.
         counts = torch.zeros(2 * len(self.langs) + 1, dtype=torch.float64, device=engine.device)
         for number, row in enumerate(rows):
+            # Dropout belongs to the row, whichever worker has it.
+            torch.manual_seed(_seed(self.training.seed, step.step, self.rank + number * self.world))
             engine.set_gradient_accumulation_boundary(number == len(rows) - 1)
             batch = collate(row, self.langs, engine.device)
             losses, learned = token_losses(engine, batch, only_learned=self.only_learned)
@@ -175,8 +176,8 @@ class Learner:
         return collate(empty_row(step.rows[0]), self.langs, self.engine.device)
 
 
-def _seed(seed: int, step: int, rank: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=7).digest(), "big")
+def _seed(seed: int, step: int, row: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {row}".encode(), digest_size=7).digest(), "big")
 
 
 def _not_finite(what: str, step: Step) -> str:

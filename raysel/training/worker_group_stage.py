@@ -83,7 +83,7 @@ def choose_workers(run: StageRun, asked: int | None) -> Workers:
     """One worker per GPU, or two that share the CPUs, unless `asked`. `UserError` where they cannot run together."""
     gpus, cpus = run.cluster.gpus(), run.cluster.cpus()
     number = asked or gpus or min(2, cpus)
-    each = 1 if gpus else max(1, cpus // number)
+    each = 1 if gpus else run.cluster.cpus_each(number)
     run.cluster.refuse_unless_placeable("training.workers", number, num_cpus=each, num_gpus=1 if gpus else 0)
     return Workers(number, each, bool(gpus))
 

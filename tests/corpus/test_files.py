@@ -47,6 +47,12 @@ def test_unreadable_lines_are_named_by_file_and_line(tmp_path: Path) -> None:
     assert [f"{file}, line {n}" in text for n, text in zip((2, 3, 4), batch.unreadable, strict=True)] == [True] * 3
 
 
+def test_files_that_differ_in_their_ending_only_keep_it_in_their_names(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    assert [part.name for part in split_into_parts(find_files(str(tmp_path)))] == ["a.jsonl", "a.parquet"]
+
+
 def test_what_is_not_there_or_not_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such file or folder"):
         find_files(str(tmp_path / "nope.jsonl"))

@@ -39,6 +39,20 @@ def test_what_is_wrong_is_counted_and_named() -> None:
     assert "f.jsonl, row 4" in text
 
 
+def test_half_a_surrogate_pair_is_named_not_a_crash() -> None:
+    table, problems, _ = table_of([GOOD, {**GOOD, "prompt": "cut \ud83d"}])
+    assert table.num_rows == 1
+    assert "not valid Unicode" in problems.lines()[0]
+    assert "row 2" in problems.lines()[0]
+
+
+def test_a_wrong_column_does_not_print_a_line_for_every_row() -> None:
+    _, problems, _ = table_of([{**GOOD, "lang": f"no language {i}"} for i in range(500)])
+    lines = problems.lines()
+    assert len(lines) < 12
+    assert sum(problems.counts.values()) == 500
+
+
 def test_empty_rows_can_be_dropped() -> None:
     table, problems, dropped = table_of([GOOD, {**GOOD, "prompt": ""}], drop_empty=True)
     assert (table.num_rows, dropped, dict(problems.counts)) == (1, 1, {})

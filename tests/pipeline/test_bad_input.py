@@ -1,6 +1,8 @@
 """What users get wrong: one clear message on stderr, exit code 2, no traceback, and nothing published."""
 
+import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,10 @@ def refused(experiment: Path, *arguments: str) -> str:
         ("model.path=null", "exactly one of path"),
         ("seed.x=1", "seed"),
         ("rho", "write it as key=value"),
+        ("training.learning_rate=.inf", "finite number"),
+        ("seed=4294967296", "less than 4294967296"),
+        ("preselect=0.2", "preselect: this is a section"),
+        ("storage=s3://key:secret@bucket/x", "holds credentials"),
     ],
 )
 def test_experiment_files_are_checked_before_anything_runs(experiment: Path, setting: str, message: str) -> None:
@@ -103,6 +109,32 @@ def test_a_model_folder_without_weights_is_refused(experiment: Path) -> None:
     assert "no *.safetensors weights" in refused(experiment, "--set", f"model.path={folder}")
     (folder / "pytorch_model.bin").write_text("x")
     assert "is a pickle" in refused(experiment, "--set", f"model.path={folder}")
+
+
+def test_damaged_files_are_named(ray_address: str, experiment: Path) -> None:
+    folder = experiment.parent / "model"
+    shutil.copytree(yaml.safe_load(experiment.read_text())["model"]["path"], folder)
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
+    assert "model.safetensors is damaged" in refused(experiment, "--set", f"model.path={folder}")
+    (folder / "config.json").write_text("{")
+    assert "config.json is not JSON" in refused(experiment, "--set", f"model.path={folder}")
+    whole = gzip.compress((experiment.parent / "c.jsonl").read_bytes() * 50)
+    (experiment.parent / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    assert "cut.jsonl.gz is damaged" in refused(experiment, "--set", f"corpus.path={experiment.parent}/cut.jsonl.gz")
+
+
+def test_a_layer_that_is_not_there_is_refused(ray_address: str, experiment: Path) -> None:
+    assert "layer 99 is not one of the model's 3" in refused(experiment, "--set", "embedding.layer=99")
+
+
+def test_storage_that_is_a_file_is_refused(experiment: Path) -> None:
+    assert "no folder" in refused(experiment, "--set", f"storage={experiment}")
+
+
+def test_an_empty_pool_is_refused_before_anything_is_embedded(ray_address: str, experiment: Path) -> None:
+    stderr = refused(experiment, "--until", "pool", "--set", "preselect.rho=0.01")
+    assert "the pool is empty: round(9 rows x rho 0.01) = 0" in stderr
+    assert not (experiment.parent / "store" / "vectors").exists()
 
 
 def test_an_unknown_stage_is_refused(experiment: Path) -> None:

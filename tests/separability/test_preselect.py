@@ -15,6 +15,16 @@ def test_published_sizes(percent: int, chosen: int) -> None:
     assert sum(pool_sizes(rows, percent / 100).values()) == chosen
 
 
+@given(
+    st.dictionaries(st.integers(0, 60).map(lambda i: f"l{i:02d}"), st.integers(1, 40), min_size=1, max_size=50),
+    st.floats(0.001, 1),
+)
+def test_no_language_gives_more_than_it_has_or_less_than_nothing(rows: dict[str, int], rho: float) -> None:
+    sizes = pool_sizes(rows, rho)
+    assert sum(sizes.values()) == round(sum(rows.values()) * rho)
+    assert all(0 <= sizes[lang] <= rows[lang] for lang in rows)
+
+
 samples = st.lists(st.tuples(st.sampled_from("abcd"), st.floats(-1, 1, allow_nan=False)), min_size=1, max_size=60)
 
 
