@@ -20,7 +20,9 @@ test-all: lint
 	$(PYTEST)
 
 lint: $(VENV)/installed-dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	if git rev-parse --git-dir > /dev/null 2>&1; then pre-commit run --all-files; \
+	else ruff check && ruff format --check && mypy; fi
 
 lock: $(VENV)/installed-dev
 	$(BIN)/python -m tests.stage_sources

@@ -92,6 +92,7 @@ def _part_rows(experiment: Experiment, part: Any) -> Any:
             columns=experiment.corpus.columns,
             location=part.location,
             name=part.name,
+            source=part.name,
             drop_empty=True,
         )
         for unreadable in batch.unreadable:

@@ -88,6 +88,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
 
     Checks what can be checked without computing (files, model folders, tasks) and raises `UserError`.
     """
+    from raysel.corpus.files import corpus_name
     from raysel.corpus.stage import leaf_files as corpus_files
     from raysel.evaluation.tasks import check
     from raysel.evaluation.tasks import leaf_files as task_files
@@ -97,6 +98,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     corpus_leaf = Leaf(str(experiment.corpus.path), _digests(store, files))
     where = {"path", "dataset_split"}
     corpus_settings = {k: v for k, v in counted(experiment.corpus).items() if k not in where}
+    corpus_settings["source"] = corpus_name(str(experiment.corpus.path))
     steps: dict[str, Step] = {}
 
     def add(

@@ -122,8 +122,14 @@ def split_into_parts(locations: list[str]) -> list[SourcePart]:
     return parts
 
 
+def corpus_name(path: str) -> str:
+    """What rows without a source are said to come from: the same for all files of a corpus, so that items which the
+    files share (one language each) are held out together."""
+    return _stem(path.partition("?")[0].rstrip("/").rpartition("/")[2])
+
+
 def _stem(name: str) -> str:
-    ending = next(ending for ending in sorted(KNOWN, key=len, reverse=True) if name.endswith(ending))
+    ending = next((ending for ending in sorted(KNOWN, key=len, reverse=True) if name.endswith(ending)), "")
     return name.removesuffix(ending)
 
 

@@ -56,12 +56,13 @@ def standardise(
     columns: Mapping[str, str],
     location: str,
     name: str,
+    source: str,
     drop_empty: bool,
 ) -> tuple[pa.Table, Problems, int]:
     """The corpus table of `rows`, what is wrong with them, and how many empty ones were dropped.
 
-    columns maps our names to the source's; numbers are the rows' numbers in `location`; `name` stands in for a
-    missing `source`, and `<name>:<number>` for a missing `id`.
+    columns maps our names to the source's; numbers are the rows' numbers in `location`; `source` stands in for
+    a missing source, and `<name>:<number>` for a missing `id`.
     """
     problems = Problems()
     named = {column: columns.get(column, column) for column in COLUMNS}
@@ -101,7 +102,7 @@ def standardise(
         out["lang_raw"].append(lang)
         out["prompt"].append(prompt)
         out["response"].append(response)
-        out["source"].append(str(row.get(named["source"]) or name))
+        out["source"].append(str(row.get(named["source"]) or source))
         for column in ("task", "group"):
             value = row.get(named[column])
             out[column].append(None if value is None else str(value))

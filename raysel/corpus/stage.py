@@ -9,7 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysel.corpus.files import CorpusError, RowBatch, SourcePart, find_files, read_batches, split_into_parts
+from raysel.corpus.files import (
+    CorpusError,
+    RowBatch,
+    SourcePart,
+    corpus_name,
+    find_files,
+    read_batches,
+    split_into_parts,
+)
 from raysel.corpus.rows import EXAMPLES_KEPT, Problems, heldout_mask, standardise
 from raysel.corpus.settings import CorpusSettings
 from raysel.stage import StageOutput, StageRun
@@ -71,6 +79,7 @@ def read_part(
             columns=settings.columns,
             location=part.location,
             name=part.name,
+            source=corpus_name(settings.path or ""),
             drop_empty=settings.empty == "drop",
         )
         problems.merge(wrong)

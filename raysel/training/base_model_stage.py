@@ -26,7 +26,9 @@ def run(run: StageRun) -> StageOutput:
     base: BaseModelSettings = run.settings["base"]
     seed, corpus = run.settings["seed"], run.inputs["corpus"]
     data = TokenSettings(max_tokens=base.context, batch_samples=base.batch_samples)
-    records = run.cluster.run_task(prepare, run.attempt, corpus, base, data, seed)
+    earlier = run.attempt.finished().get(("prepared", 0))
+    made = earlier or run.cluster.run_task(prepare, run.attempt, corpus, base, data, seed)
+    records = [ShardRecord(**record) for record in made.summary["records"]]
     prepared = unpublished(run.attempt, records)
     tokens = [record for record in records if record.table == "tokens"]
     summary = summarize(tokens, base.steps, data)
@@ -56,10 +58,11 @@ def unpublished(attempt: Attempt, records: list[ShardRecord], summary: dict[str,
     return Artifact(attempt.store, attempt.stage, attempt.fingerprint, {"files": files, "summary": summary or {}})
 
 
-def prepare(
-    attempt: Attempt, corpus: Artifact, base: BaseModelSettings, data: TokenSettings, seed: int
-) -> list[ShardRecord]:
-    """Ray task: the tokenizer and random model (table `start`), the order, and the token rows of all steps."""
+def prepare(attempt: Attempt, corpus: Artifact, base: BaseModelSettings, data: TokenSettings, seed: int) -> ShardRecord:
+    """Ray task: the tokenizer and random model (table `start`), the order, and the token rows of all steps.
+
+    The last file written, `prepared.json`, names the others: a later attempt starts from them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         made = train_tokenizer(_texts(corpus), base.vocabulary, base.context)
         save_random_llama(made, base, seed, Path(folder))
@@ -81,7 +84,8 @@ def prepare(
         )
         for index in range(-(-base.steps // plan["steps_per_shard"]))
     ]
-    return [*start, *shards]
+    records = [asdict(record) for record in (*start, *shards)]
+    return attempt.write_file("prepared", 0, "prepared.json", b"{}", summary={"records": records})
 
 
 def _texts(corpus: Artifact) -> Iterator[str]:

@@ -10,7 +10,7 @@ GOOD = {"id": "a", "lang": "swh", "prompt": "Habari?", "response": "Nzuri."}
 
 
 def table_of(rows: list[dict], **options: object) -> tuple:
-    defaults = {"columns": {}, "location": "f.jsonl", "name": "f", "drop_empty": False}
+    defaults = {"columns": {}, "location": "f.jsonl", "name": "f", "source": "c", "drop_empty": False}
     return standardise(rows, list(range(1, len(rows) + 1)), **{**defaults, **options})
 
 
@@ -21,7 +21,7 @@ def test_columns_are_mapped_and_missing_ones_filled_in() -> None:
     assert table.schema == CORPUS
     assert table.to_pylist() == [
         {"id": "f:1", "lang": "sw", "lang_raw": "Swahili", "prompt": "Habari?", "response": "Nzuri.",
-         "task": "chat", "source": "f", "group": None}
+         "task": "chat", "source": "c", "group": None}
     ]  # fmt: skip
     assert (problems.counts, dropped) == ({}, 0)
 
