@@ -17,7 +17,7 @@ from raysel.pipeline import expand
 from raysel.store import Artifact, Store
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = {
     "model.base.steps": 20,
