@@ -13,11 +13,16 @@ from raysel.store import Store
 
 
 def make_base_model(corpus: str, out_dir: Path, overrides: Sequence[str] = ()) -> int:
-    """Make the model in `out_dir`, which must not exist yet or be empty. `overrides` as on the command line."""
+    """Make the model in `out_dir`, which must not exist yet or be empty; returns the exit code, 0.
+
+    `overrides` as on the command line; `storage` is `<out_dir>-artifacts` unless they say otherwise.
+    """
     out_dir = out_dir.resolve()
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UserError(f"OUT_DIR {str(out_dir)!r} exists already and is not an empty folder")
-    data = {"name": "base-model", "model": {"base": {}}, "corpus": {"path": corpus}}
+    # Beside the model: its artifacts stay there, so that a stopped run carries on and a second one reuses them.
+    storage = str(out_dir.with_name(f"{out_dir.name}-artifacts"))
+    data = {"name": "base-model", "storage": storage, "model": {"base": {}}, "corpus": {"path": corpus}}
     experiment = experiment_from(data, Path.cwd(), overrides, where="base-model")
     if experiment.model.base is None:
         raise ExperimentError("base-model makes a model: set keys of model.base, not model.path")

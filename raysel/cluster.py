@@ -6,7 +6,6 @@ something heavy (a model). Descriptions and summaries travel through the driver,
 """
 
 import contextlib
-import gc
 import logging
 import os
 import secrets
@@ -22,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray import cloudpickle
-from ray.exceptions import AuthenticationError, RayActorError, RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
 
 from raysel.errors import UserError
 
@@ -166,9 +165,15 @@ class Cluster:
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = stall_seconds
         blocks = [pa.table({"item": pa.array([cloudpickle.dumps(dict(item))], pa.binary())}) for item in items]
+        names: list[str] = []
+
+        def named() -> dict[str, Any]:
+            names.append(f"map_actors-{uuid.uuid4().hex}")
+            return {"name": names[-1]}
+
         with ray.data.DataContext.current(context), warnings.catch_warnings():
-            # The limit on retries is one of the `ray_remote_args`, deprecated in 2.60 with nothing in their place;
-            # without it an item that kills its actor would be tried for ever.
+            # The names and the limit on retries are `ray_remote_args`, deprecated in 2.60 with nothing in their place.
+            # Without the limit an item that kills its actor would be tried for ever.
             warnings.simplefilter("ignore", DeprecationWarning)
             results = ray.data.from_arrow(blocks).map_batches(
                 _ActorWorker,
@@ -179,23 +184,22 @@ class Cluster:
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
                 max_task_retries=retries,
+                ray_remote_args_fn=named,
             )
         batches = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         try:
-            for outcome in (cloudpickle.loads(result) for batch in batches for result in batch["result"].to_pylist()):
-                if isinstance(outcome, UserError):
-                    raise outcome
-                yield outcome
-        except ray.data.exceptions.ExecutionTimeoutError:
-            raise TimeoutError(_stalled(worker.__name__, stall_seconds)) from None
-        except RayError as error:
-            error.__context__ = None
-            raise error.with_traceback(None) from None
+            for batch in batches:
+                for outcome in map(cloudpickle.loads, batch["result"].to_pylist()):
+                    if isinstance(outcome, UserError):
+                        raise outcome
+                    yield outcome
+        except ray.data.exceptions.ExecutionTimeoutError as error:
+            raise TimeoutError(_stalled(worker.__name__, stall_seconds)) from error
         finally:
-            # After an error Ray Data's objects hold the actors in a cycle, and through the error's traceback: without
-            # this (and the two lines above) the actors keep their CPUs, and the next pool waits for ever.
+            # Ray Data lets its actors go without stopping them. After an error, or with an item that hangs, they would
+            # live on and keep their CPUs, and the next pool would wait for ever.
             del batches, results
-            gc.collect()
+            _kill_actors(names)
 
     @contextlib.contextmanager
     def lease(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
@@ -319,6 +323,12 @@ def _cancel(references: list[Any]) -> None:
         for reference in references:
             ray.cancel(reference, force=True)
         _, references = ray.wait(references, num_returns=len(references), timeout=1.0, fetch_local=False)
+
+
+def _kill_actors(names: Sequence[str]) -> None:
+    for name in names if ray.is_initialized() else ():
+        with contextlib.suppress(ValueError):  # gone already
+            ray.kill(ray.get_actor(name))
 
 
 def _stalled(what: str, seconds: float) -> str:
