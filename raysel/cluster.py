@@ -52,7 +52,7 @@ class Cluster:
             try:
                 ray.init(address=address, **quiet)
             except (AuthenticationError, ConnectionError) as error:
-                if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
+                if _wants_token(error):
                     raise UserError(
                         f"the Ray cluster at {address!r} wants a token, and this process has none or another: "
                         "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
@@ -329,6 +329,14 @@ def _kill_actors(names: Sequence[str]) -> None:
     for name in names if ray.is_initialized() else ():
         with contextlib.suppress(ValueError):  # gone already
             ray.kill(ray.get_actor(name))
+
+
+def _wants_token(error: BaseException | None) -> bool:
+    """Whether an authentication error is among an error's causes; Ray wraps it in errors of other kinds on the way."""
+    if error is None:
+        return False
+    named = isinstance(error, AuthenticationError) or "InvalidAuthToken" in str(error) or "AUTH_TOKEN" in str(error)
+    return named or _wants_token(error.__cause__ or error.__context__)
 
 
 def _stalled(what: str, seconds: float) -> str:
