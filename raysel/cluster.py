@@ -188,17 +188,17 @@ class Cluster:
             )
         batches = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         try:
-            for batch in batches:
-                for outcome in map(cloudpickle.loads, batch["result"].to_pylist()):
-                    if isinstance(outcome, UserError):
-                        raise outcome
-                    yield outcome
+            with contextlib.closing(iter(batches)) as stream:
+                for batch in stream:
+                    for outcome in map(cloudpickle.loads, batch["result"].to_pylist()):
+                        if isinstance(outcome, UserError):
+                            raise outcome
+                        yield outcome
         except ray.data.exceptions.ExecutionTimeoutError as error:
             raise TimeoutError(_stalled(worker.__name__, stall_seconds)) from error
         finally:
             # Ray Data lets its actors go without stopping them. After an error, or with an item that hangs, they would
             # live on and keep their CPUs, and the next pool would wait for ever.
-            del batches, results
             _kill_actors(names)
 
     @contextlib.contextmanager
