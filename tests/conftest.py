@@ -9,12 +9,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from rich.console import Console
 
 from raysel.progress import Progress
 
 REPOSITORY = Path(__file__).parent.parent
+# A busy machine is no failure: no test has a deadline of its own.
+hypothesis.settings.register_profile("raysel", deadline=None)
+hypothesis.settings.load_profile("raysel")
 # Credentials for the S3 server of the tests. Set before Ray starts: its workers inherit the environment.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "of-no-use-elsewhere")
