@@ -24,6 +24,7 @@ from ray import cloudpickle
 from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
 
 from raysel.errors import UserError
+from raysel.interruption import raise_if_interrupted
 
 NAMESPACE = "raysel"
 LEASE_POLL_SECONDS = 1.0
@@ -124,6 +125,7 @@ class Cluster:
                     waiting[remote.remote(*following[1])] = following[0]
                 if not waiting:
                     return
+                raise_if_interrupted()
                 done, _ = ray.wait(list(waiting), num_returns=1, timeout=stall_seconds)
                 if not done:
                     raise TimeoutError(_stalled(function.__name__, stall_seconds))
@@ -190,6 +192,7 @@ class Cluster:
         try:
             with contextlib.closing(iter(batches)) as stream:
                 for batch in stream:
+                    raise_if_interrupted()
                     for outcome in map(cloudpickle.loads, batch["result"].to_pylist()):
                         if isinstance(outcome, UserError):
                             raise outcome

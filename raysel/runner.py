@@ -12,6 +12,7 @@ from rich.console import Console
 from raysel import disk
 from raysel.errors import UserError
 from raysel.experiment import Experiment
+from raysel.interruption import raise_if_interrupted, remembered_interrupts
 from raysel.output import quiet_process
 from raysel.pipeline import Decision, Step, decide, execute, expand, local_scratch, published_part, run_folder
 from raysel.progress import Progress
@@ -54,7 +55,10 @@ def _execute_all(
     from raysel.cluster import Cluster
 
     artifacts: dict[str, Artifact] = {}
-    with Cluster(address=experiment.cluster.address, num_cpus=experiment.cluster.num_cpus) as cluster:
+    with (
+        remembered_interrupts(),
+        Cluster(address=experiment.cluster.address, num_cpus=experiment.cluster.num_cpus) as cluster,
+    ):
         for number, decision in enumerate(decisions, start=1):
             step = decision.step
             head = f"[{number}/{len(decisions)}] {step.name}"
@@ -68,6 +72,7 @@ def _execute_all(
                     step, store, decision.reason, artifacts=artifacts, cluster=cluster, progress=progress
                 )
                 _tell(artifacts[step.name], console)
+            raise_if_interrupted()
             if step.stage in ("corpus", "quota"):
                 _preflight(experiment, store, decisions, artifacts)
     return artifacts
