@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from pyarrow import fs
 
 from raysel.errors import UserError
 
+REREAD_SECONDS = (0.05, 0.2, 1.0)
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 
@@ -81,10 +83,18 @@ class Storage:
 
     def read_json(self, path: str) -> Any | None:
         """The JSON at `path`, or None where there is none."""
-        try:
-            return json.loads(self.read_bytes(path))
-        except FileNotFoundError:
-            return None
+        for seconds in (*REREAD_SECONDS, None):
+            try:
+                return json.loads(self.read_bytes(path))
+            except FileNotFoundError:
+                return None
+            except ValueError:
+                # Object storage is asked for the size, then for the bytes: of a file that is written again in between
+                # come the new bytes up to the old size.
+                if self.is_local or seconds is None:
+                    raise
+                time.sleep(seconds)
+        raise AssertionError
 
     def write_bytes(self, path: str, data: bytes | memoryview | pa.Buffer, *, once: bool = False) -> None:
         """Write a file whole or not at all: a reader sees the old content or the new, never a part.

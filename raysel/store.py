@@ -172,7 +172,8 @@ class Attempt:
         if (plan := self.store.read_json(path)) is not None:
             return plan
         self.store.write_json(path, choose(), once=True)
-        return json.loads(self.store.read_bytes(path))
+        stored: Any = self.store.read_json(path)
+        return stored
 
     def finished(self, plan: Mapping[str, Any] | None = None) -> dict[tuple[str, int], ShardRecord]:
         """Shards of this plan that some attempt finished, by (table, index): marked, and the file's size is right."""
@@ -225,12 +226,19 @@ class Attempt:
         return self._write(table, index, None, ".parquet", sink.getvalue(), rows.num_rows, plan, summary)
 
     def write_array(
-        self, table: str, index: int, array: np.ndarray, *, plan: Mapping[str, Any] | None = None
+        self,
+        table: str,
+        index: int,
+        array: np.ndarray,
+        *,
+        rows: int = 0,
+        plan: Mapping[str, Any] | None = None,
+        summary: dict[str, Any] | None = None,
     ) -> ShardRecord:
         """Write one array that a later step of the same stage reads back with `read_array`, then its marker."""
         sink = pa.BufferOutputStream()
         np.save(sink, array, allow_pickle=False)
-        return self._write(table, index, None, ".npy", sink.getvalue(), len(array), plan, None)
+        return self._write(table, index, None, ".npy", sink.getvalue(), rows, plan, summary)
 
     def read_array(self, record: ShardRecord) -> np.ndarray:
         with self.store.filesystem.open_input_file(self.store.full(f"{self.address}/{record.path}")) as stream:
@@ -321,7 +329,10 @@ class Attempt:
         }
         path = f"{self.address}/manifest.json"
         self.store.write_json(path, manifest, once=True)
-        return Artifact(self.store, self.stage, self.fingerprint, json.loads(self.store.read_bytes(path)))
+        published = self.store.artifact(self.stage, self.fingerprint)
+        if published is None:
+            raise FileNotFoundError(f"{self.store.shown(path)} is gone again")
+        return published
 
 
 def file_digest(store: Store, location: str) -> str:

@@ -176,5 +176,7 @@ def test_killed_in_every_stage_it_carries_on_to_the_same_result(ray_address: str
     assert contents(artifacts(experiment)) == contents(artifacts(experiment, undisturbed))
     kept = {path: path.stat().st_mtime_ns for path in finished if path.exists()}
     assert kept == {path: finished[path] for path in kept}
+    # A driver killed right after it published has no "end"; what it published is never computed again.
     ended = Counter(event["stage"] for event in store.events() if event["event"] == "end")
-    assert ended == dict.fromkeys(STAGES, 1)
+    assert set(ended.values()) == {1}
+    assert subprocess.run(command, capture_output=True, text=True).stdout.count("everything is reused") == 1
