@@ -24,13 +24,13 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 
 # stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
 STAGES: dict[str, tuple[int, str]] = {
-    "corpus": (1, "raysel.corpus.stage:run"),
+    "corpus": (2, "raysel.corpus.stage:run"),
     "base_model": (1, "raysel.training.base_model_stage:run"),
     "quota": (1, "raysel.mixture.quota_stage:run"),
-    "vectors": (1, "raysel.embedding.stage:run"),
-    "sums": (1, "raysel.separability.sums_stage:run"),
-    "scores": (1, "raysel.separability.scores_stage:run"),
-    "pool": (1, "raysel.separability.pool_stage:run"),
+    "vectors": (2, "raysel.embedding.stage:run"),
+    "sums": (2, "raysel.separability.sums_stage:run"),
+    "scores": (2, "raysel.separability.scores_stage:run"),
+    "pool": (2, "raysel.separability.pool_stage:run"),
     "subset": (1, "raysel.selection.stage:run"),
     "order": (1, "raysel.mixture.order_stage:run"),
     "tokens": (1, "raysel.training.tokens_stage:run"),
@@ -145,9 +145,20 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         leaves={"model": _model_leaf(store, embedded)} if embedded else leaf,
         execution={"embedding": experiment.embedding, "model": how},
     )
-    add("sums", "sums", {"separability": experiment.separability}, "vectors")
-    add("scores", "scores", {}, "sums")
-    add("pool", "pool", {"preselect": experiment.preselect, "seed": seed}, "scores", "quota")
+    separability = experiment.separability
+    add(
+        "sums",
+        "sums",
+        {"separability": {"precision": separability.precision}},
+        "vectors",
+        execution={"separability": separability},
+    )
+    # The sums serve every label and every set of clusters: a change of these two rescores, and measures nothing anew.
+    against = ("quota",) if separability.clusters == "chosen" else ()
+    clustered = {"label": separability.label, "clusters": separability.clusters}
+    add("scores", "scores", {"separability": clustered}, "sums", *against)
+    lengths = ("vectors",) if experiment.preselect.band == "length_matched" else ()
+    add("pool", "pool", {"preselect": experiment.preselect, "seed": seed}, "scores", "quota", *lengths)
     uses_vectors = ("vectors",) if experiment.selection.method == "kmc" else ()
     add("subset", "subset", {"selection": experiment.selection, "seed": seed}, "pool", "quota", *uses_vectors)
     add("order", "order", {"curriculum": experiment.curriculum, "seed": seed}, "subset", "scores", "corpus")

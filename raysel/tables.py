@@ -16,6 +16,7 @@ CORPUS = pa.schema(
         pa.field("task", pa.string()),
         pa.field("source", pa.string(), nullable=False),
         pa.field("group", pa.string()),
+        pa.field("script", pa.string(), nullable=False),
     ]
 )
 SCORES = pa.schema(
@@ -122,6 +123,9 @@ def vectors_schema(width: int, dtype: str) -> pa.Schema:
             pa.field("vector", pa.list_(value, width), nullable=False),
             pa.field("n_tokens", pa.int32(), nullable=False),
             pa.field("truncated", pa.bool_(), nullable=False),
+            pa.field("lang_raw", pa.string(), nullable=False),
+            pa.field("task", pa.string()),
+            pa.field("script", pa.string(), nullable=False),
         ]
     )
 

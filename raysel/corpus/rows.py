@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from raysel.corpus.settings import COLUMNS
 from raysel.languages.codes import LanguageError, normalise
+from raysel.languages.scripts import script_of
 from raysel.seeding import draw
 from raysel.tables import CORPUS
 
@@ -102,6 +103,7 @@ def standardise(
         out["lang_raw"].append(lang)
         out["prompt"].append(prompt)
         out["response"].append(response)
+        out["script"].append(script_of(f"{prompt} {response}"))
         out["source"].append(str(row.get(named["source"]) or source))
         for column in ("task", "group"):
             value = row.get(named[column])

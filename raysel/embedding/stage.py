@@ -130,7 +130,7 @@ class Embedder:
 
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:
         shard = self.corpus.shards("corpus")[piece["shard"]]
-        rows = self.corpus.read_shard(shard, ["id", "lang", "prompt", "response"])
+        rows = self.corpus.read_shard(shard, ["id", "lang", "prompt", "response", "lang_raw", "task", "script"])
         rows = rows.slice(piece["start"], self.plan["shard_rows"])
         pairs = zip(rows["prompt"].to_pylist(), rows["response"].to_pylist(), strict=True)
         encoded = self.encoder.encode_with_lengths([sample_text(self.tokenizer, *pair) for pair in pairs])
@@ -152,6 +152,7 @@ class Embedder:
             pa.FixedSizeListArray.from_arrays(flat, width),
             pa.array(encoded.n_tokens),
             pa.array(encoded.truncated),
+            *(rows[name].combine_chunks() for name in ("lang_raw", "task", "script")),
         ]
         langs = rows["lang"].to_pylist()
         summary = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from raysel.apportionment import largest_remainder
 from raysel.errors import UserError
 
 
@@ -14,9 +15,4 @@ def proportional(available: Mapping[str, int], total: int) -> dict[str, int]:
     rows = sum(available.values())
     if total > rows:
         raise QuotaError(f"mixture.total {total:,} is more than the {rows:,} rows of the chosen languages")
-    exact = {lang: total * count / rows for lang, count in sorted(available.items())}
-    counts = {lang: int(share) for lang, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda lang: (counts[lang] - exact[lang], lang))
-    for lang in by_remainder[: total - sum(counts.values())]:
-        counts[lang] += 1
-    return counts
+    return largest_remainder(available, total)

@@ -1,4 +1,6 @@
-"""Stage `pool`: the rows that a selector may choose from, the best-ranked rho of each language that has a quota."""
+"""Stage `pool`: the rows that a selector may choose from, one band of the ranking of each cluster."""
+
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +15,7 @@ from raysel.tables import CHOSEN
 def preflight(settings: PreselectSettings, quota: Artifact) -> None:
     """Raise `PoolError`, before anything is embedded, where the pool is empty or cannot fill the quota."""
     available = quota.summary["available"]
-    sizes = pool_sizes(available, settings.rho)
+    sizes = pool_sizes(available, **_how_many(settings))
     if not any(sizes.values()):
         rows = sum(available.values())
         raise PoolError(f"the pool is empty: round({rows:,} rows x rho {settings.rho:g}) = 0; raise preselect.rho")
@@ -21,29 +23,46 @@ def preflight(settings: PreselectSettings, quota: Artifact) -> None:
         refuse_small_pool(quota.summary["counts"], sizes, available, settings.rho)
 
 
+def _how_many(settings: PreselectSettings) -> dict[str, Any]:
+    return {"rho": settings.rho, "size": settings.size, "minimum": settings.minimum}
+
+
 def run(run: StageRun) -> StageOutput:
     settings: PreselectSettings = run.settings["preselect"]
     preflight(settings, run.inputs["quota"])
-    arguments = (run.inputs["scores"], list(run.inputs["quota"].summary["counts"]), settings, run.settings["seed"])
+    arguments = (run.inputs["scores"], run.inputs["quota"], run.inputs.get("vectors"), settings, run.settings["seed"])
     record = run.cluster.run_task(write_pool, *arguments, run.attempt)
     return StageOutput([record], record.summary)
 
 
 def write_pool(
-    scores: Artifact, languages: list[str], settings: PreselectSettings, seed: int, attempt: Attempt
+    scores: Artifact,
+    quota: Artifact,
+    vectors: Artifact | None,
+    settings: PreselectSettings,
+    seed: int,
+    attempt: Attempt,
 ) -> ShardRecord:
-    """Ray task: rank and cut; rank counts from 0 within each language."""
-    table = scores.read("scores", ["id", "lang", "separability"])
+    """Ray task: rank and cut each cluster; rank counts from 0 within each language.
+
+    Under the label `lang` a cluster is a language; others divide the languages further, and the pool keeps their
+    proportions too.
+    """
+    languages = list(quota.summary["counts"])
+    table = scores.read("scores", ["id", "lang", "separability", "cluster"])
     table = table.filter(pc.is_in(table["lang"], pa.array(languages)))
-    ids, langs, values = (table[name].to_pylist() for name in ("id", "lang", "separability"))
+    ids, langs, values, clusters = (table[name].to_pylist() for name in table.column_names)
     row = {identity: i for i, identity in enumerate(ids)}
-    chosen = preselect(ids, langs, values, rho=settings.rho, band=settings.band, seed=seed)
+    lengths = None if vectors is None else _lengths(vectors, ids)
+    chosen = preselect(ids, clusters, values, **_how_many(settings), band=settings.band, seed=seed, lengths=lengths)
     counts = dict.fromkeys(languages, 0)
     ranks = []
     for identity in chosen:
         lang = langs[row[identity]]
         ranks.append(counts[lang])
         counts[lang] += 1
+    if quota.summary["binding"]:
+        refuse_small_pool(quota.summary["counts"], counts, quota.summary["available"], settings.rho)
     columns = {
         "id": chosen,
         "lang": [langs[row[identity]] for identity in chosen],
@@ -52,6 +71,12 @@ def write_pool(
         "method": [f"separability/{settings.band}"] * len(chosen),
     }
     none = [lang for lang, count in counts.items() if not count]
-    warnings = [f"languages of which rho {settings.rho:g} takes no row: {', '.join(none)}"] if none else []
+    warnings = [f"languages of which the pool takes no row: {', '.join(none)}"] if none else []
     summary = {"languages": counts, "warnings": warnings}
     return attempt.write_table("pool", 0, pa.table(columns, schema=CHOSEN), summary=summary)
+
+
+def _lengths(vectors: Artifact, ids: list[str]) -> list[int]:
+    table = vectors.read("vectors", ["id", "n_tokens"])
+    of = dict(zip(table["id"].to_pylist(), table["n_tokens"].to_pylist(), strict=True))
+    return [of[identity] for identity in ids]

@@ -1,8 +1,8 @@
 """Silhouette scores of language separability (LangGPS, section 3): s = (b - a) / max(a, b) over plain distances.
 
-Shapes: N samples, M other samples, d hidden units, K clusters (languages). Everything is built from *sums*: the
-summed distance of a sample to each cluster, N x K in float64. Nothing of size N x N ever exists; a pair of samples is
-measured once and counts for both. The scores of any subset of the clusters follow from the same sums.
+Shapes: N samples, d hidden units, K clusters (languages). Everything is built from *sums*: the summed distance of a
+sample to each cluster, N x K in float64. Nothing of size N x N ever exists; a pair of samples is measured once and
+counts for both. The scores of any subset or merging of the clusters follow from the same sums.
 """
 
 from collections.abc import Hashable, Sequence
@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-TILE = 2048
-# Below this share of |x|^2 + |y|^2 the Gram form |x|^2 - 2xy + |y|^2 has lost most of its digits (its error is some
-# 1e-7 of the sum in float32): such near-duplicate pairs are measured again by their difference.
-NEAR_DUPLICATE = {torch.float32: 1e-3, torch.float64: 1e-6}
-PAIRS_AT_ONCE = 1 << 24
+from raysel.separability.distance_sums import Block, Precision, block_sums, make_block, moments, origin_of
+
+METRICS = ("euclidean", "sqeuclidean", "cosine")
+# Two blocks are in memory at once, besides X itself.
+BLOCK_BYTES = 96 << 20
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -24,25 +26,37 @@ class Silhouette:
     """float64 (N,) each: the score, the mean distance to the own cluster (a) and to the nearest other one (b);
     nearest: int64 (N,), which other cluster that is."""
 
-    score: np.ndarray
-    a: np.ndarray
-    b: np.ndarray
-    nearest: np.ndarray
+    score: NDArray[np.float64]
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+    nearest: NDArray[np.int64]
 
 
 def silhouette_samples(
-    X: np.ndarray | torch.Tensor, labels: Sequence[Hashable], *, metric: str = "euclidean", device: str | None = None
-) -> np.ndarray:
+    X: np.ndarray | torch.Tensor,
+    labels: Sequence[Hashable],
+    *,
+    metric: str = "euclidean",
+    device: str | None = None,
+    precision: Precision = "float32",
+) -> NDArray[np.float64]:
     """float64 (N,): the silhouette score of every row of X (N, d) under `labels` (N,), as scikit-learn defines it.
 
-    metric is "euclidean", "sqeuclidean" or "cosine"; the latter two take time linear in N. A sample alone in its
-    cluster scores 0. Raises ValueError unless 2 <= clusters <= N - 1, and for NaN, infinity or a shape mismatch.
+    X: float16, float32 or float64 (integers become float64), NumPy or torch, on any device. metric: "euclidean", or
+    "sqeuclidean" or "cosine", which take time linear in N. device: where to compute (default: where X is). precision:
+    how inner products of float32 samples are multiplied, see `distance_sums.operands`. A sample alone in its cluster
+    scores 0. Raises ValueError unless 2 <= clusters <= N - 1, and for NaN, infinity or a shape mismatch.
     """
-    return silhouette_details(X, labels, metric=metric, device=device).score
+    return silhouette_details(X, labels, metric=metric, device=device, precision=precision).score
 
 
 def silhouette_details(
-    X: np.ndarray | torch.Tensor, labels: Sequence[Hashable], *, metric: str = "euclidean", device: str | None = None
+    X: np.ndarray | torch.Tensor,
+    labels: Sequence[Hashable],
+    *,
+    metric: str = "euclidean",
+    device: str | None = None,
+    precision: Precision = "float32",
 ) -> Silhouette:
     """`silhouette_samples` with a, b and the nearest other cluster, an index into the sorted labels."""
     rows = torch.as_tensor(X)
@@ -50,24 +64,20 @@ def silhouette_details(
         raise ValueError(f"X of shape {tuple(rows.shape)} and {len(labels)} labels: X must be (N, d) with N labels")
     if not rows.is_floating_point():
         rows = rows.double()
-    if not bool(torch.isfinite(rows).all()):
-        raise ValueError("X holds NaN or infinity")
     own, clusters = codes_of(labels)
     if not 2 <= clusters <= len(rows) - 1:
         raise ValueError(f"{clusters} clusters for {len(rows)} samples: 2 to N - 1 are needed")
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r}: choose {', '.join(METRICS)}")
+    target = torch.device(device or rows.device)
     if metric == "euclidean":
-        mean = rows.double().mean(0)
-        scale = float((rows.double() - mean).square().sum(1).mean().sqrt()) or 1.0
-        target = torch.device(device or ("cuda" if rows.is_cuda else "cpu"))
-        sums = block_sums(centre(rows, mean, scale).to(target), own, clusters)[0] * scale
-    elif metric in ("sqeuclidean", "cosine"):
-        sums = linear_sums(rows, own, clusters, metric)
+        sums = euclidean_sums(rows, own, clusters, device=target, precision=precision)
     else:
-        raise ValueError(f"metric {metric!r}: choose euclidean, sqeuclidean or cosine")
+        sums = linear_sums(rows, own, clusters, metric=metric, device=target)
     return silhouette_from_sums(sums, own, np.bincount(own, minlength=clusters))
 
 
-def codes_of(labels: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+def codes_of(labels: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
     """int64 (N,) cluster numbers of the labels, in sorted order where they can be sorted, and how many there are."""
     if isinstance(labels, np.ndarray | torch.Tensor):
         labels = labels.tolist()  # a tensor's elements are hashed by identity
@@ -80,10 +90,11 @@ def codes_of(labels: Sequence[Hashable]) -> tuple[np.ndarray, int]:
     return np.array([number[label] for label in labels], dtype=np.int64), len(distinct)
 
 
-def silhouette_from_sums(sums: np.ndarray, own: np.ndarray, sizes: np.ndarray) -> Silhouette:
-    """Scores from float64 sums (N, K), the samples' clusters int64 (N,) and the clusters' sizes int64 (K,).
+def silhouette_from_sums(sums: NDArray[np.float64], own: NDArray[np.int64], sizes: NDArray[np.int64]) -> Silhouette:
+    """Scores from sums (N, K), the samples' clusters (N,) and the clusters' sizes (K,).
 
-    A cluster of size 0 is no cluster: that is how a subset of languages is rescored.
+    A cluster of size 0 is no cluster: that is how a subset of languages is rescored. Where a sample has no other
+    cluster, b is infinite and the score 0.
     """
     row = np.arange(len(own))
     mates = sizes[own] - 1
@@ -93,82 +104,77 @@ def silhouette_from_sums(sums: np.ndarray, own: np.ndarray, sizes: np.ndarray) -
     nearest = means.argmin(axis=1)
     b = means[row, nearest]
     larger = np.maximum(a, b)
-    score = np.divide(b - a, larger, out=np.zeros(len(own)), where=(mates > 0) & (larger > 0))
+    scored = (mates > 0) & (larger > 0) & np.isfinite(b)
+    score = np.divide(b - a, larger, out=np.zeros(len(own)), where=scored)
     return Silhouette(score, a, b, nearest.astype(np.int64))
 
 
-def centre(X: torch.Tensor, mean: torch.Tensor, scale: float) -> torch.Tensor:
-    """(X - mean) / scale, computed in float64; float64 for float64 input, else float32.
-
-    Distances do not change by the shift, but the Gram form keeps its digits only near the origin.
-    """
-    shifted = (X.double() - mean.to(X.device)) / scale
-    return shifted if X.dtype == torch.float64 else shifted.float()
-
-
-def block_sums(
+def euclidean_sums(
     X: torch.Tensor,
-    own_x: np.ndarray,
+    own: NDArray[np.int64],
     clusters: int,
-    Y: torch.Tensor | None = None,
-    own_y: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Summed Euclidean distances between two blocks of samples, or inside one (Y left out).
+    *,
+    device: torch.device,
+    precision: Precision = "float32",
+) -> NDArray[np.float64]:
+    """float64 (N, K): the summed Euclidean distances of every row of X (N, d) to the members of each cluster."""
+    threads = 1 if device.type == "cuda" else torch.get_num_threads()
+    order = np.argsort(own, kind="stable")
+    origin = origin_of(moments(X, threads=threads), len(X))
+    width = 8 if X.dtype == torch.float64 else 4
+    blocks = max(1, round(len(X) * X.shape[1] * width / BLOCK_BYTES))
+    cuts = np.linspace(0, len(X), blocks + 1).astype(np.int64)
+    sums = np.zeros((len(X), clusters))
 
-    X (N, d) and Y (M, d) in float32 or float64, near the origin. Returns float64 (N, K), each row of X to the clusters
-    among the rows of Y, and float64 (M, K), each row of Y to those among X; inside one block every pair of
-    tiles is measured once and the second array is empty.
-    """
-    inside = Y is None
-    other, own_other = (X, own_x) if Y is None or own_y is None else (Y, own_y)
-    sums_x = torch.zeros(len(X), clusters, dtype=torch.float64, device=X.device)
-    sums_y = sums_x if inside else torch.zeros(len(other), clusters, dtype=torch.float64, device=X.device)
-    member_x, member_y = (_membership(own, clusters, X) for own in (own_x, own_other))
-    norm_x, norm_y = X.square().sum(1), other.square().sum(1)
-    for i in range(0, len(X), TILE):
-        rows = slice(i, i + TILE)
-        for j in range(i if inside else 0, len(other), TILE):
-            columns = slice(j, j + TILE)
-            distances = _distances(X[rows], other[columns], norm_x[rows], norm_y[columns])
-            sums_x[rows] += distances @ member_y[columns]
-            if not inside or j > i:
-                sums_y[columns] += distances.T @ member_x[rows]
-    empty = np.zeros((0, clusters))
-    return sums_x.cpu().numpy(), empty if inside else sums_y.cpu().numpy()
+    def block(k: int) -> tuple[NDArray[np.int64], Block]:
+        rows = order[cuts[k] : cuts[k + 1]]
+        return rows, make_block(X, rows, own[rows], origin, device=device, precision=precision, threads=threads)
 
-
-def _membership(own: np.ndarray, clusters: int, like: torch.Tensor) -> torch.Tensor:
-    """0/1 (N, K): a product with it sums distances by cluster at the speed of a matrix product."""
-    return torch.nn.functional.one_hot(torch.as_tensor(own), clusters).to(like)
-
-
-def _distances(X: torch.Tensor, Y: torch.Tensor, norm_x: torch.Tensor, norm_y: torch.Tensor) -> torch.Tensor:
-    """Euclidean distances (n, m) of a tile, accurate for near-duplicates too."""
-    total = norm_x[:, None] + norm_y[None, :]
-    squared = torch.addmm(total, X, Y.T, alpha=-2)
-    close = (squared < NEAR_DUPLICATE[X.dtype] * total).nonzero()
-    distances = squared.clamp_min_(0).sqrt_()
-    step = max(1, PAIRS_AT_ONCE // X.shape[1])
-    for start in range(0, len(close), step):
-        i, j = close[start : start + step].T
-        distances[i, j] = (X[i] - Y[j]).square().sum(1).sqrt()
-    return distances
+    rows_x, x = block(0)
+    for i in range(blocks):
+        sums[np.ix_(rows_x, x.cells)] += block_sums(x, threads=threads)[0]
+        rows_y, y = rows_x, x
+        # Backwards, so that the last partner is the next block itself.
+        for j in range(blocks - 1, i, -1):
+            rows_y, y = block(j)
+            forth, back = block_sums(x, y, threads=threads)
+            sums[np.ix_(rows_x, y.cells)] += forth
+            sums[np.ix_(rows_y, x.cells)] += back
+        rows_x, x = rows_y, y
+    return sums * origin.scale
 
 
-def linear_sums(X: torch.Tensor, own: np.ndarray, clusters: int, metric: str) -> np.ndarray:
+def linear_sums(
+    X: torch.Tensor, own: NDArray[np.int64], clusters: int, *, metric: str, device: torch.device
+) -> NDArray[np.float64]:
     """float64 (N, K) summed squared Euclidean or cosine distances, from the clusters' sums alone: O(N K d)."""
-    rows = X.double()
-    if metric == "cosine":
+    starts = range(0, len(X), ROWS_AT_ONCE)
+    mean = origin_of(moments(X), len(X)).mean.to(device)
+    codes = torch.from_numpy(own).to(device)
+
+    def prepared(start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = X[start : start + ROWS_AT_ONCE].to(device, torch.float64)
+        if metric == "sqeuclidean":
+            return rows - mean, codes[start : start + ROWS_AT_ONCE]
         norms = rows.norm(dim=1, keepdim=True)
-        rows = rows / torch.where(norms > 0, norms, 1.0)
-    else:
-        rows = rows - rows.mean(0)
-    member = _membership(own, clusters, rows)
-    centre_sums, norm = member.T @ rows, rows.square().sum(1)
-    products = rows @ centre_sums.T
-    if metric == "sqeuclidean":
-        sums = member.sum(0) * norm[:, None] - 2 * products + (member.T @ norm)
-    else:
-        # A row of zeros is at distance 1 from every row; from itself it is at 0, as every row is.
-        sums = member.sum(0) - products - member * (norm == 0).double()[:, None]
-    return sums.clamp_min(0).cpu().numpy()
+        return rows / torch.where(norms > 0, norms, 1.0), codes[start : start + ROWS_AT_ONCE]
+
+    centres = torch.zeros(clusters, X.shape[1], dtype=torch.float64, device=device)
+    squares = torch.zeros(clusters, dtype=torch.float64, device=device)
+    for start in starts:
+        rows, code = prepared(start)
+        centres.index_add_(0, code, rows)
+        squares.index_add_(0, code, rows.square().sum(1))
+    sizes = torch.from_numpy(np.bincount(own, minlength=clusters)).to(device, torch.float64)
+    sums = np.empty((len(X), clusters))
+    for start in starts:
+        rows, code = prepared(start)
+        norm, products = rows.square().sum(1), rows @ centres.T
+        if metric == "sqeuclidean":
+            part = sizes * norm[:, None] - 2 * products + squares
+        else:
+            # A row of zeros is at distance 1 from every row; from itself it is at 0, as every row is.
+            part = sizes - products
+            part[torch.arange(len(rows)), code] -= (norm == 0).double()
+        sums[start : start + ROWS_AT_ONCE] = part.clamp_min_(0).cpu().numpy()
+    return sums

@@ -1,4 +1,6 @@
-"""Silhouette scores against scikit-learn's, and the properties that rescoring relies on."""
+"""Silhouette scores against scikit-learn's, and that their bits hang on nothing but the input."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples as sklearn_silhouette
 
-from raysel.separability import silhouette_samples
-from raysel.separability.silhouette import TILE, block_sums, silhouette_details, silhouette_from_sums
+from raysel.separability import silhouette, silhouette_samples
+from raysel.separability.distance_sums import CPU_TILE, MOST_RUNS, block_sums, make_block, moments, origin_of, runs_of
+from raysel.separability.silhouette import silhouette_details
 
 TOLERANCE = {np.float64: 1e-6, np.float32: 1e-5}
 
@@ -20,24 +23,67 @@ def clustered(rows: int, width: int, clusters: int, seed: int, spread: float = 1
     return rng.normal(size=(clusters, width))[labels] * spread + rng.normal(size=(rows, width)), labels
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
-@pytest.mark.parametrize("case", ["random", "clustered", "duplicated", "shifted", "tiny-spread", "over-one-tile"])
-def test_agrees_with_scikit_learn(case: str, metric: str, dtype: type) -> None:
-    X, labels = clustered(300, 24, 7, seed=1, spread=0.0 if case == "random" else 2.0)
-    if case == "duplicated":
+def far_tight_clusters() -> tuple[np.ndarray, np.ndarray]:
+    """Clusters a thousand times narrower than they are apart, in near pairs: the Gram form alone loses every digit."""
+    rng = np.random.default_rng(9)
+    labels = np.repeat(np.arange(8), 90)
+    pairs = rng.normal(size=(4, 16)) * 1e3
+    return pairs[labels // 2] + rng.normal(size=(8, 16))[labels] + 0.3 * rng.normal(size=(720, 16)), labels
+
+
+def make_case(name: str) -> tuple[np.ndarray, np.ndarray]:
+    X, labels = clustered(300, 24, 7, seed=1, spread=0.0 if name == "random" else 2.0)
+    if name == "duplicated":
         X = np.concatenate([X[:100], X[:100], X[:100]])
         labels = np.concatenate([labels[:100], labels[:100], labels[50:100], labels[:50]])
-    elif case == "shifted":
+    elif name == "shifted":
         X = X + 1e4
-    elif case == "tiny-spread":
+    elif name == "tiny-spread":
         X = X * 1e-6
-    elif case == "over-one-tile":
-        X, labels = clustered(TILE + 77, 8, 5, seed=2)
+    elif name == "shifted-tiny-spread":
+        X = X * 1e-6 + 1e-3
+    elif name == "tight":
+        X, labels = far_tight_clusters()
+    elif name == "singletons":
+        labels[:5] = np.arange(100, 105)
+    elif name == "tiny":
+        X, labels = X[:3], np.array([0, 0, 1])
+    elif name == "one-dimensional":
+        X = X[:, :1]
+    elif name == "over-two-tiles":
+        X, labels = clustered(2 * CPU_TILE + 77, 8, 5, seed=2)
+    elif name == "many-clusters":
+        X, labels = clustered(CPU_TILE + 300, 8, 10 * MOST_RUNS, seed=3)
+    return X, labels
+
+
+CASES = [
+    *("random", "clustered", "duplicated", "shifted", "tiny-spread", "shifted-tiny-spread", "tight", "singletons"),
+    *("tiny", "one-dimensional", "over-two-tiles", "many-clusters"),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_scikit_learn(case: str, metric: str, dtype: type) -> None:
+    X, labels = make_case(case)
     X = X.astype(dtype)
     # The oracle works in float64 throughout: scikit-learn itself loses digits on float32 input.
     expected = sklearn_silhouette(X.astype(np.float64), labels, metric=metric)
     np.testing.assert_allclose(silhouette_samples(X, labels, metric=metric), expected, atol=TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-6), ("tf32x3", 1e-6), ("bf16x3", 1e-5), ("tf32", 1e-3)]
+)
+def test_every_precision_is_as_close_as_it_says(precision: str, tolerance: float) -> None:
+    X, labels = clustered(700, 96, 9, seed=6)
+    expected = sklearn_silhouette(X.astype(np.float32).astype(np.float64), labels)
+    error = np.abs(silhouette_samples(X.astype(np.float32), labels, precision=precision) - expected).max()
+    assert error < tolerance
+    if precision in ("bf16x3", "tf32"):
+        assert error > 1e-8, "the precision was not lowered"
 
 
 def test_singletons_score_zero_and_labels_may_be_anything_hashable() -> None:
@@ -50,11 +96,25 @@ def test_singletons_score_zero_and_labels_may_be_anything_hashable() -> None:
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
-def test_half_precision_and_torch_tensors_are_taken() -> None:
+def test_half_precision_integers_and_torch_tensors_are_taken_and_left_alone() -> None:
     X, labels = clustered(60, 8, 3, seed=4)
-    half = torch.from_numpy(X).half()
-    expected = sklearn_silhouette(half.double().numpy(), labels)
-    np.testing.assert_allclose(silhouette_samples(half, labels), expected, atol=1e-5)
+    for rows in (torch.from_numpy(X).half(), torch.from_numpy(X), (X * 100).astype(np.int64), X.astype(np.float32)):
+        before = rows.clone() if isinstance(rows, torch.Tensor) else rows.copy()
+        expected = sklearn_silhouette(np.asarray(rows, dtype=np.float64), labels)
+        np.testing.assert_allclose(silhouette_samples(rows, labels), expected, atol=1e-5)
+        assert (rows == before).all()
+
+
+def test_a_b_and_the_nearest_cluster_are_those_of_the_definition() -> None:
+    X, labels = clustered(120, 7, 4, seed=8)
+    distances = np.sqrt(((X[:, None] - X[None]) ** 2).sum(2))
+    means = np.stack([distances[:, labels == k].sum(1) / (labels == k).sum() for k in range(4)], 1)
+    a = np.array([distances[i, labels == k].sum() / ((labels == k).sum() - 1) for i, k in enumerate(labels)])
+    means[np.arange(120), labels] = np.inf
+    details = silhouette_details(X, labels)
+    np.testing.assert_allclose(details.a, a, rtol=1e-12)
+    np.testing.assert_allclose(details.b, means.min(1), rtol=1e-12)
+    np.testing.assert_array_equal(details.nearest, means.argmin(1))
 
 
 def test_identical_rows_are_at_distance_zero() -> None:
@@ -63,6 +123,29 @@ def test_identical_rows_are_at_distance_zero() -> None:
     details = silhouette_details(X, [0] * 4 + [1] * 4)
     assert (details.a == 0).all()
     assert (details.score == 1).all()
+    assert (silhouette_samples(np.ones((6, 3)), [0, 0, 0, 1, 1, 1]) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_bits_are_the_same_on_any_number_of_threads(dtype: type) -> None:
+    X, labels = clustered(2500, 40, 13, seed=7)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            found.append(silhouette_samples(X.astype(dtype), labels).tobytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(found)) == 1
+
+
+def test_many_blocks_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, labels = clustered(1500, 33, 6, seed=11)
+    whole = silhouette_samples(X, labels)
+    monkeypatch.setattr(silhouette, "BLOCK_BYTES", 40_000)
+    np.testing.assert_allclose(silhouette_samples(X, labels), whole, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +154,15 @@ def test_identical_rows_are_at_distance_zero() -> None:
         (np.zeros((4, 2)), [0, 0, 0, 0], "1 clusters"),
         (np.zeros((4, 2)), [0, 1, 2, 3], "4 clusters"),
         (np.full((4, 2), np.nan), [0, 0, 1, 1], "NaN"),
+        (np.array([[0.0], [np.inf], [1.0], [-np.inf]]), [0, 0, 1, 1], "infinity"),
         (np.zeros((4, 2)), [0, 1], "labels"),
         (np.zeros(4), [0, 0, 1, 1], "shape"),
     ],
 )
-def test_unusable_input_is_refused(X: np.ndarray, labels: list[int], found: str) -> None:
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+def test_unusable_input_is_refused(X: np.ndarray, labels: list[int], found: str, metric: str) -> None:
     with pytest.raises(ValueError, match=found):
-        silhouette_samples(X, labels)
+        silhouette_samples(X, labels, metric=metric)
 
 
 def test_unknown_metric_is_refused() -> None:
@@ -85,25 +170,46 @@ def test_unknown_metric_is_refused() -> None:
         silhouette_samples(np.eye(4), [0, 0, 1, 1], metric="manhattan")
 
 
-@settings(max_examples=30, deadline=None)
+def test_a_block_must_be_sorted_by_cell() -> None:
+    X = torch.zeros(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="not sorted"):
+        make_block(X, np.arange(3), np.array([1, 0, 1]), origin_of(moments(X), 3))
+
+
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), rows=st.integers(6, 60), clusters=st.integers(2, 5), cut=st.floats(0.1, 0.9))
 def test_blocks_add_up_to_the_whole(seed: int, rows: int, clusters: int, cut: float) -> None:
     X, labels = clustered(rows, 5, clusters, seed)
-    whole, _ = block_sums(torch.from_numpy(X), labels, clusters)
+    labels, rows_of = np.sort(labels), torch.from_numpy(X)
+    origin = origin_of(moments(rows_of), rows)
+    whole = np.zeros((rows, clusters))
+    block = make_block(rows_of, np.arange(rows), labels, origin, tile=7)
+    whole[:, block.cells] = block_sums(block)[0]
     middle = max(1, int(rows * cut))
-    first, second = torch.from_numpy(X[:middle]), torch.from_numpy(X[middle:])
-    one, two = labels[:middle], labels[middle:]
-    across, back = block_sums(first, one, clusters, second, two)
-    top = block_sums(first, one, clusters)[0] + across
-    bottom = block_sums(second, two, clusters)[0] + back
-    np.testing.assert_allclose(np.concatenate([top, bottom]), whole, atol=1e-9)
+    x, y = (
+        make_block(rows_of, np.arange(rows)[part], labels[part], origin, tile=7)
+        for part in (slice(middle), slice(middle, None))
+    )
+    added = np.zeros((rows, clusters))
+    added[:middle, x.cells] += block_sums(x)[0]
+    added[middle:, y.cells] += block_sums(y)[0]
+    forth, back = block_sums(x, y, threads=2)
+    added[:middle, y.cells] += forth
+    added[middle:, x.cells] += back
+    np.testing.assert_allclose(added, whole, atol=1e-9)
+    distances = torch.cdist(rows_of, rows_of).numpy() / origin.scale
+    members = labels[:, None] == np.arange(clusters)
+    np.testing.assert_allclose(whole, distances @ members, atol=1e-6)
 
 
-def test_a_subset_of_languages_is_rescored_from_the_same_sums() -> None:
-    X, labels = clustered(200, 10, 6, seed=5)
-    sums, _ = block_sums(torch.from_numpy(X), labels, 6)
-    kept = np.isin(labels, [1, 3, 4])
-    sizes = np.where(np.isin(np.arange(6), [1, 3, 4]), np.bincount(labels, minlength=6), 0)
-    rescored = silhouette_from_sums(sums[kept], labels[kept], sizes)
-    np.testing.assert_allclose(rescored.score, sklearn_silhouette(X[kept], labels[kept]), atol=1e-9)
-    assert set(rescored.nearest) <= {1, 3, 4}
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(1, 12))
+def test_runs_are_the_cells_of_each_tile(cells: list[int], tile: int) -> None:
+    cells.sort()
+    present, starts = np.unique(cells, return_index=True)
+    found = runs_of(np.append(starts, len(cells)), tile)
+    for number, runs in enumerate(found):
+        rows = cells[number * tile : (number + 1) * tile]
+        expected = [(cell, len(list(members))) for cell, members in itertools.groupby(rows)]
+        assert [(present[runs.first + k], b - a) for k, (a, b) in enumerate(runs.rows)] == expected
+        assert (runs.rows[0][0], runs.rows[-1][1]) == (0, len(rows))
+    assert len(found) == -(-len(cells) // tile)

@@ -1,0 +1,16 @@
+"""Sharing out a whole number of rows."""
+
+from collections.abc import Mapping
+
+
+def largest_remainder(rows: Mapping[str, int], total: int) -> dict[str, int]:
+    """`total` (at most the sum of `rows`) shared out in proportion to `rows`, by largest remainder; ties by name.
+
+    Whole numbers throughout: a share computed in floating point can land on the wrong side of a tie.
+    """
+    everything = sum(rows.values())
+    shares = {name: rows[name] * total // everything for name in sorted(rows)}
+    by_remainder = sorted(shares, key=lambda name: (-(rows[name] * total % everything), name))
+    for name in by_remainder[: total - sum(shares.values())]:
+        shares[name] += 1
+    return shares
