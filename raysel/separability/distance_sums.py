@@ -42,8 +42,8 @@ MOST_RUNS = 32
 
 @dataclass(frozen=True)
 class Runs:
-    """The cells of a tile's rows: the place of the first among the block's cells, and the rows of each, counted from the
-    tile's first."""
+    """The cells of a tile's rows: the place of the first among the block's cells, and where in the tile the rows of each
+    begin and end."""
 
     first: int
     rows: list[tuple[int, int]]

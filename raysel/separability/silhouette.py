@@ -17,7 +17,7 @@ from raysel.separability.distance_sums import Block, Precision, block_sums, make
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
 # Two blocks are in memory at once, besides X itself.
-BLOCK_BYTES = 96 << 20
+BLOCK_BYTES = 64 << 20
 ROWS_AT_ONCE = 1024
 
 
@@ -133,14 +133,16 @@ def euclidean_sums(
     rows_x, x = block(0)
     for i in range(blocks):
         sums[np.ix_(rows_x, x.cells)] += block_sums(x, threads=threads)[0]
-        rows_y, y = rows_x, x
+        partner = None
         # Backwards, so that the last partner is the next block itself.
         for j in range(blocks - 1, i, -1):
-            rows_y, y = block(j)
+            partner = y = None  # let go of one before the next is made
+            partner = rows_y, y = block(j)
             forth, back = block_sums(x, y, threads=threads)
             sums[np.ix_(rows_x, y.cells)] += forth
             sums[np.ix_(rows_y, x.cells)] += back
-        rows_x, x = rows_y, y
+        if partner is not None:
+            rows_x, x = partner
     return sums * origin.scale
 
 
