@@ -180,9 +180,67 @@ def gpu(arguments: argparse.Namespace) -> None:
         print(f"{name} | {took:.3f} s | {share:.2f} of the {unit} product's rate | {peak:.1f} GiB", flush=True)
 
 
+def workers(arguments: argparse.Namespace) -> None:
+    """The stage itself, over Ray: its pairs of blocks by two workers of one core, then by one worker of two."""
+    import tempfile
+
+    import pyarrow as pa
+    from rich.console import Console
+
+    from raysel.cluster import Cluster
+    from raysel.progress import Progress
+    from raysel.separability import sums_stage
+    from raysel.separability.settings import SeparabilitySettings
+    from raysel.stage import StageRun
+    from raysel.store import Store
+    from raysel.tables import vectors_schema
+
+    X, labels = clustered(*SHAPES[-1])
+    rows, width = X.shape
+    langs, shard = [f"l{label:02d}" for label in labels], 2_048
+    columns = {
+        "id": [f"{i:06d}" for i in range(rows)],
+        "lang": langs,
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), width),
+        "n_tokens": np.zeros(rows, dtype=np.int32),
+        "truncated": np.zeros(rows, dtype=bool),
+        "lang_raw": langs,
+        "task": pa.nulls(rows, pa.string()),
+        "script": ["Latn"] * rows,
+    }
+    table = pa.table(columns, schema=vectors_schema(width, "float32"))
+    print(f"{rows:,} x {width}, {CLUSTERS} clusters, over Ray, median of {arguments.repeats}")
+    with tempfile.TemporaryDirectory() as folder, Cluster(num_cpus=2) as cluster:
+        store = Store(folder)
+        attempt = store.attempt("vectors", "made")
+        records = [
+            attempt.write_table("vectors", i, table.slice(start, shard))
+            for i, start in enumerate(range(0, rows, shard))
+        ]
+        summary = {"languages": {lang: langs.count(lang) for lang in sorted(set(langs))}, "width": width}
+        vectors = attempt.publish(records, settings={}, inputs={}, version=1, summary=summary)
+
+        def sums(cores: int, name: str) -> None:
+            settings = {"separability": SeparabilitySettings(cores=cores)}
+            progress = Progress(Console(quiet=True), "sums")
+            run = StageRun(settings, {"vectors": vectors}, {}, store.attempt("sums", name), cluster, progress)
+            sums_stage.run(run)
+
+        sums(1, "warm-up")
+        times: dict[int, list[float]] = {1: [], 2: []}
+        for number in range(arguments.repeats):
+            for cores, taken in times.items():
+                start = time.perf_counter()
+                sums(cores, f"{number}-{cores}")
+                taken.append(time.perf_counter() - start)
+        two_workers, one_worker = (statistics.median(times[cores]) for cores in (1, 2))
+        print(f"two workers of one core {two_workers:.2f} s, one worker of two cores {one_worker:.2f} s")
+        print(f"two workers run at {one_worker / two_workers:.2f} of the speed of one")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = {"table": table, "growth": growth, "precision": precision, "gpu": gpu}
+    what = {"table": table, "growth": growth, "precision": precision, "workers": workers, "gpu": gpu}
     parser.add_argument("what", choices=what)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from raysel.report.comparison import Comparison
 from raysel.report.curriculum import Curriculum
+from raysel.report.diagnostics import Diagnostics
 from raysel.report.examples import EndSample, Example
 from raysel.report.projection import VectorMap
 from raysel.report.provenance import Published
@@ -26,6 +27,7 @@ class Findings:
     heldout: int = 0
     scores: ScoreSummary | None = None
     selected_scores: ScoreSummary | None = None
+    diagnostics: Diagnostics | None = None
     ends: list[EndSample] = field(default_factory=list)
     map: VectorMap | None = None
     chosen: dict[str, dict[str, int]] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from raysel.report.comparison import MODELS, Comparison, compare
 from raysel.report.curriculum import Curriculum, cut
+from raysel.report.diagnostics_stage import read_diagnostics
 from raysel.report.examples_stage import both_ends, draw_examples
 from raysel.report.findings import Findings
 from raysel.report.projection import VectorMap, choose_rows, project
@@ -35,6 +36,7 @@ def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: in
         heldout=corpus.summary.get("heldout_rows", 0) if corpus else 0,
         scores=summary,
         selected_scores=selected,
+        diagnostics=read_diagnostics(inputs),
         ends=both_ends(scores, corpus) if scores and corpus else [],
         map=read_map(inputs["vectors"], settings.map_samples, seed=seed) if "vectors" in inputs else None,
         chosen=_chosen(inputs),

@@ -14,6 +14,7 @@ from raysel.report.course_figures import language_course, loss_course, separabil
 from raysel.report.differences import Interval
 from raysel.report.findings import Findings
 from raysel.report.map_figure import draw_map
+from raysel.report.nearest_figure import nearest_matrix
 from raysel.report.palette import DARK, LIGHT, css_variables
 from raysel.report.rows_figures import dumbbells, nested_bars, ridgeline
 
@@ -60,6 +61,7 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "figures": figures(findings),
         "curriculum_kind": _at(experiment, "curriculum", "kind"),
         "preselect": experiment.get("preselect") or {},
+        "pool_words": pool_words(experiment.get("preselect") or {}),
         "method": _at(experiment, "selection", "method"),
         "model_summary": findings.summary_of("model"),
         "token_summary": findings.summary_of("tokens"),
@@ -80,6 +82,7 @@ def sections(findings: Findings, context: Mapping[str, Any]) -> list[tuple[str, 
         "warnings": ("Warnings", context["warnings"]),
         "corpus": ("Corpus", findings.languages),
         "separability": ("Separability", findings.scores),
+        "diagnostics": ("Is it language?", findings.diagnostics),
         "map": ("Map of the vectors", findings.map),
         "selection": ("Selection", findings.chosen),
         "curriculum": ("Order of training", findings.curriculum),
@@ -102,6 +105,21 @@ def model_name(experiment: Mapping[str, Any]) -> str | None:
     return f"a small Llama made from the corpus ({base.get('layers')} layers, width {base.get('width')})"
 
 
+def pool_words(preselect: Mapping[str, Any]) -> str:
+    """How the pool was taken, as the object of a sentence."""
+    share = formats.percent(preselect["rho"], 0) if preselect.get("rho") else f"{preselect.get('size', 0):,} rows"
+    ends = {"high": "highest", "low": "lowest"}
+    words = {
+        "middle": f"the middle {share} by language separability",
+        "random": f"{share} drawn at random",
+        "permuted": f"the {share} that come first after shuffling the scores (a control)",
+        "length_matched": f"{share} drawn at random, as long as the most separable ones (a control)",
+    }
+    band = preselect.get("band", "")
+    what = words.get(band, f"the {share} with the {ends.get(band, band)} language separability")
+    return f"{what} {'of each language' if preselect.get('rho') else 'over all languages'}"
+
+
 def selection_rows(findings: Findings) -> list[SelectionRow]:
     """One row for each language, most selected first (before there is a selection, most rows)."""
     rows = []
@@ -121,6 +139,17 @@ def figures(findings: Findings) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
     if findings.scores is not None:
         drawn["ridgeline"] = ridgeline(findings.scores, findings.selected_scores)
+        drawn["nearest"] = nearest_matrix(findings.scores)
+    if findings.diagnostics is not None and findings.diagnostics.similarity:
+        lines = findings.diagnostics.similarity
+        drawn["similarity"] = dumbbells(
+            "similarity",
+            [line.lang for line in lines],
+            [Interval(line.rest) for line in lines if line.rest is not None],
+            [Interval(line.selected) for line in lines if line.selected is not None],
+            label="mean cosine of two samples of the language",
+            description="Mean pairwise similarity within each language, of the selected samples and of the rest",
+        )
     if findings.map is not None:
         drawn["map"] = draw_map(findings.map)
     if findings.chosen:

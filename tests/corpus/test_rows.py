@@ -21,7 +21,7 @@ def test_columns_are_mapped_and_missing_ones_filled_in() -> None:
     assert table.schema == CORPUS
     assert table.to_pylist() == [
         {"id": "f:1", "lang": "sw", "lang_raw": "Swahili", "prompt": "Habari?", "response": "Nzuri.",
-         "task": "chat", "source": "c", "group": None}
+         "task": "chat", "source": "c", "group": None, "script": "Latn"}
     ]  # fmt: skip
     assert (problems.counts, dropped) == ({}, 0)
 

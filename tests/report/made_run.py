@@ -13,6 +13,7 @@ from raysel.separability import silhouette_samples
 from raysel.store import Artifact, ShardRecord, Store
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" <img src=x onerror=alert(1)>"
+TASKS = ("topic", "nli", HOSTILE)
 TEXTS = {
     "ar": ("ما هي عاصمة مصر؟ (أجب بكلمة واحدة)", "القاهرة هي عاصمة جمهورية مصر العربية."),
     "zh": ("请用一句话解释什么是光合作用。", "光合作用是植物利用光能把二氧化碳和水转化为有机物的过程。"),
@@ -99,7 +100,7 @@ def _shards(attempt: Any, table: str, columns: dict[str, Any], schema: pa.Schema
 def _corpus(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
     langs = facts["langs"]
     texts = [TEXTS.get(lang, (f"Question in {lang}", f"Answer in {lang}")) for lang in langs]
-    tasks = [("topic", "nli", HOSTILE)[i % 3] for i in range(len(langs))]
+    tasks = [TASKS[i % 3] for i in range(len(langs))]
     columns = {
         "id": facts["ids"],
         "lang": langs,
@@ -109,6 +110,7 @@ def _corpus(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
         "task": tasks,
         "source": ["made"] * len(langs),
         "group": [None] * len(langs),
+        "script": ["Latn"] * len(langs),
     }
     cells: dict[tuple[str, str], int] = {}
     for cell in zip(langs, tasks, strict=True):
@@ -131,6 +133,9 @@ def _vectors(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
         "vector": pa.FixedSizeListArray.from_arrays(flat, WIDTH),
         "n_tokens": [20] * count,
         "truncated": [False] * count,
+        "lang_raw": facts["langs"],
+        "task": [TASKS[i % 3] for i in range(count)],
+        "script": ["Latn"] * count,
     }
     summary = {"languages": dict(sorted(made.sizes().items())), "width": WIDTH, "tokens": 20 * count, "warnings": []}
     records = _shards(attempt, "vectors", columns, tables.vectors_schema(WIDTH, "float32"))

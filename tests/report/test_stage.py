@@ -65,8 +65,8 @@ class Page(HTMLParser):
 def test_whole_run_has_every_section(published, store, html):
     page = Page(html)
     assert page.sections == {
-        "headline", "warnings", "corpus", "separability", "map", "selection", "curriculum", "training", "results",
-        "items", "provenance",
+        "headline", "warnings", "corpus", "separability", "diagnostics", "map", "selection", "curriculum", "training",
+        "results", "items", "provenance",
     }  # fmt: skip
     text = " ".join(page.texts)
     total = sum(published["corpus"].summary["languages"].values())
@@ -129,8 +129,11 @@ def test_secrets_in_addresses_stay_out(html):
     ("until", "sections"),
     [
         ("corpus", {"headline", "warnings", "corpus", "provenance"}),
-        ("scores", {"headline", "warnings", "corpus", "separability", "map", "provenance"}),
-        ("pool", {"headline", "warnings", "corpus", "separability", "map", "selection", "provenance"}),
+        ("scores", {"headline", "warnings", "corpus", "separability", "diagnostics", "map", "provenance"}),
+        (
+            "pool",
+            {"headline", "warnings", "corpus", "separability", "diagnostics", "map", "selection", "provenance"},
+        ),
     ],
 )
 def test_what_the_run_did_not_come_to_is_left_out(until, sections, published, store, cluster, progress):

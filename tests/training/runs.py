@@ -35,6 +35,7 @@ def write_corpus(store: Store, rows: int, *, seed: int = 0, words: tuple[int, in
             "task": None,
             "source": "test",
             "group": None,
+            "script": "Latn",
         }
         for i in range(rows)
     ]
