@@ -112,6 +112,28 @@ def base_model(
 
 
 @app.command()
+def compare(
+    scores_a: Annotated[
+        str,
+        typer.Argument(
+            metavar="SCORES_A",
+            help="published scores (their folder), a Parquet "
+            "file with id, lang and separability, or an experiment file",
+        ),
+    ],
+    scores_b: Annotated[str, typer.Argument(metavar="SCORES_B", help="the other scoring")],
+    rho: Annotated[float, typer.Option("--rho", help="the top share of each language that is compared")] = 0.2,
+    figure: Annotated[Path, typer.Option("--figure", help="where it is drawn: .svg, .png, .pdf")] = Path("compare.svg"),
+) -> None:
+    """Rank agreement and top-rho overlap, per language, of two scorings of the same samples."""
+    from rich.console import Console
+
+    from raysel.scorings import compare_scorings
+
+    compare_scorings(scores_a, scores_b, rho=rho, figure=figure, console=Console(soft_wrap=True))
+
+
+@app.command()
 def report(
     run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR", help="<storage>/runs/<name> of a run")],
 ) -> None:

@@ -42,7 +42,7 @@ MOST_RUNS = 32
 
 @dataclass(frozen=True)
 class Runs:
-    """The cells of a tile's rows: the first's place among the block's cells, and where in the tile each begins and ends."""
+    """The cells of a tile's rows: the first's place among the block's cells, where in the tile each begins and ends."""
 
     first: int
     rows: list[tuple[int, int]]
