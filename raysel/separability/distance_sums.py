@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
+from importlib.util import find_spec
 from itertools import pairwise
 from operator import add
 from typing import Any, Literal, TypeVar
@@ -38,6 +39,7 @@ MOMENT_ROWS = 128
 NUMBERS_AT_ONCE = 1 << 20
 # More runs than this are summed by one product with their indicator: a sum for each run would cost more in calls.
 MOST_RUNS = 32
+TRITON = find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Block:
 
     rows: (n, d) float32 or float64; norms: (n,) their squared lengths; left, right: (n, w) what is multiplied for their
     inner products (the rows themselves, or their parts in lower precision); cells: int64 (k,), the distinct cells, in
-    order; tile: how many rows are multiplied at once; runs: the cells of each tile's rows.
+    order; starts: int64 (k + 1,), where the rows of each begin, and the end; tile: rows that are multiplied at once.
     """
 
     rows: torch.Tensor
@@ -62,13 +64,24 @@ class Block:
     left: torch.Tensor
     right: torch.Tensor
     cells: NDArray[np.int64]
-    runs: list["Runs"]
+    starts: NDArray[np.int64]
     precision: Precision
     tile: int
 
     @property
     def near(self) -> float:
         return NEAR_FLOAT64 if self.rows.dtype == torch.float64 else NEAR[self.precision]
+
+    @cached_property
+    def runs(self) -> list[Runs]:
+        """Of each tile."""
+        return runs_of(self.starts, self.tile)
+
+    @cached_property
+    def codes(self) -> torch.Tensor:
+        """int32 (n,): the place of every row's cell among `cells`."""
+        codes = np.repeat(np.arange(len(self.cells), dtype=np.int32), np.diff(self.starts))
+        return torch.from_numpy(codes).to(self.rows.device)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -175,7 +188,7 @@ def make_block(
         left=left,
         right=right,
         cells=present,
-        runs=runs_of(np.append(starts, len(cells)).astype(np.int64), tile),
+        starts=np.append(starts, len(cells)).astype(np.int64),
         precision=precision,
         tile=tile,
     )
@@ -240,6 +253,15 @@ def _tile_sums(x: Block, y: Block, i: int, j: int, *, same: bool) -> tuple[torch
     """Sums by cell of one tile, (rows, runs of columns) and (columns, runs of rows); the tile of a block with itself
     holds both directions already."""
     rows, columns = slice(i, min(i + x.tile, len(x))), slice(j, min(j + x.tile, len(y)))
+    if TRITON and x.rows.is_cuda and x.rows.dtype == torch.float32:
+        from raysel.separability import fused
+
+        def measure(r: slice, c: slice) -> torch.Tensor:
+            return _squared(x, y, r, c, same=same and r == c).sqrt_()
+
+        found = fused.tile_sums(x, y, rows, columns, product=_product, measure=measure, same=same)
+        if found is not None:
+            return found
     distances = _squared(x, y, rows, columns, same=same).sqrt_()
     by_row = _run_sums(distances, y.runs[j // x.tile].rows)
     by_column = None if same else _run_sums(distances.T, x.runs[i // x.tile].rows)
@@ -270,10 +292,14 @@ def _squared(x: Block, y: Block, rows: slice, columns: slice, *, same: bool) -> 
     return squared
 
 
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """float32 or float64 (n, m), the inner products."""
+    return torch.mm(left, right.T, out_dtype=torch.float32) if left.dtype == torch.bfloat16 else left @ right.T
+
+
 def _gram_form(left: torch.Tensor, right: torch.Tensor, norm_x: torch.Tensor, norm_y: torch.Tensor) -> torch.Tensor:
     if left.dtype == torch.bfloat16:
-        product = torch.mm(left, right.T, out_dtype=torch.float32)
-        return product.mul_(-2).add_(norm_y).add_(norm_x[:, None])
+        return _product(left, right).mul_(-2).add_(norm_y).add_(norm_x[:, None])
     return torch.addmm(norm_y, left, right.T, alpha=-2).add_(norm_x[:, None])
 
 
