@@ -15,12 +15,12 @@ class DiskError(UserError):
 
 
 def artifact_bytes(
-    *, corpus_bytes: int, rows: int | None, width: int, languages: int, block_rows: int, model_bytes: int, full: bool
+    *, corpus_bytes: int, rows: int | None, width: int, sums: int, block_rows: int, model_bytes: int, full: bool
 ) -> dict[str, int]:
     """Bytes each stage's artifact takes at its largest, by stage.
 
     corpus_bytes: size of the user's files; rows: of the corpus, None while unknown; width: hidden units of the
-    embedding model; languages: clusters; block_rows: of the distance sums; model_bytes: weights of the tuned model;
+    embedding model; sums: distance sums of one row; block_rows: of their blocks; model_bytes: weights of the tuned model;
     full: a full fine-tune, whose checkpoints hold float32 weights and two Adam moments, two of them at a time.
     """
     count = rows if rows is not None else corpus_bytes // BYTES_PER_ROW
@@ -28,7 +28,7 @@ def artifact_bytes(
         "corpus": corpus_bytes,
         "vectors": count * (width * 4 + 64),
         # The sums themselves and the partial sums of the pairs of blocks, of which there are few.
-        "sums": count * languages * 8 * (2 + min(64, count // block_rows)),
+        "sums": count * sums * 8 * (2 + min(64, count // block_rows)),
         "scores": count * 96,
         "tokens": corpus_bytes,
         "model": model_bytes * (1 + 2 * 6) if full else model_bytes // 4,

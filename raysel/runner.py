@@ -124,8 +124,10 @@ def disk_needs(experiment: Experiment, decisions: list[Decision], artifacts: Map
         corpus_bytes=sizes,
         rows=known.rows("corpus") if known else None,
         width=width,
-        languages=len(known.summary["languages"]) if known else 50,
-        block_rows=experiment.separability.block_rows,
+        sums=known.summary["clusters"] * (2 if len({task for _, task, _ in known.summary["cells"]}) > 1 else 1)
+        if known
+        else 100,
+        block_rows=experiment.separability.block_rows or 8_192,
         model_bytes=weights,
         full=experiment.training.method == "full",
     )

@@ -70,6 +70,7 @@ def read_part(
     """Ray task: read one part, write its shards, and last of all what was found in it."""
     problems, dropped, records = Problems(), 0, []
     cells: Counter[tuple[str, str | None]] = Counter()
+    clusters: set[tuple[str, str, str]] = set()
     for number, batch in enumerate(_readable(part, plan["shard_rows"])):
         for unreadable in batch.unreadable:
             problems.add("unreadable line", unreadable)
@@ -91,11 +92,13 @@ def read_part(
                 records.append(attempt.write_table(name, shard, rows, plan=plan))
             if name == "corpus":
                 cells.update(zip(rows["lang"].to_pylist(), rows["task"].to_pylist(), strict=True))
+                clusters.update(zip(*(rows[n].to_pylist() for n in ("lang", "lang_raw", "script")), strict=True))
     outcome = {
         "records": [asdict(record) for record in records],
         "problems": {"counts": dict(problems.counts), "examples": problems.examples},
         "dropped": dropped,
         "cells": [[lang, task, count] for (lang, task), count in cells.items()],
+        "clusters": sorted(clusters),
     }
     attempt.write_file("read", index, f"{index:05d}.json", json.dumps(outcome).encode(), plan=plan)
     return outcome
@@ -146,6 +149,8 @@ def _summary(settings: CorpusSettings, outcomes: dict[int, Any], records: list[S
         "cells": sorted(
             ([lang, task, n] for (lang, task), n in cells.items()), key=lambda cell: (cell[0], cell[1] or "")
         ),
+        # The finest clusters that separability is summed for: language, what the source calls it, script.
+        "clusters": len({tuple(cluster) for outcome in outcomes.values() for cluster in outcome["clusters"]}),
         "heldout_rows": sum(record.rows for record in records if record.table == "heldout"),
         "dropped": dropped,
         "bytes": sum(record.bytes for record in records),

@@ -13,14 +13,14 @@ class SeparabilitySettings(Section):
     label: what makes a cluster: the language's code, what the source calls it, or the language in one script (the
     script of most of a sample's letters). clusters: those of the whole corpus, or of the chosen languages only; both
     are rescored from the same distance sums. precision: how inner products are multiplied (float32 is exact to some
-    2e-7; the others pay on a GPU, docs/separability.md has their errors). block_rows: rows that one worker holds twice;
-    cores: CPU cores of one worker.
+    2e-7; the others pay on a GPU, docs/separability.md has their errors). block_rows: rows that one worker
+    holds twice (left open: 8,192, on GPUs 32,768); cores: CPU cores of one worker.
     """
 
     label: Literal["lang", "lang_raw", "lang_script"] = "lang"
     clusters: Literal["corpus", "chosen"] = "corpus"
     precision: Literal["float32", "tf32x3", "bf16x3", "tf32"] = "float32"
-    block_rows: int = execution(8192, ge=1)
+    block_rows: int | None = execution(None, ge=1)
     cores: int = execution(1, ge=1)
 
 

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from raysel.separability.distance_sums import Block, Precision, block_sums, make_block, moments, origin_of
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
-# Two blocks are in memory at once, besides X itself.
+# Two blocks are in memory at once, besides X itself. On a GPU this share of its memory: operands in lower precision
+# take up to six times as much again.
 BLOCK_BYTES = 64 << 20
+GPU_SHARE = 1 / 24
 ROWS_AT_ONCE = 1024
 
 
@@ -122,7 +124,10 @@ def euclidean_sums(
     order = np.argsort(own, kind="stable")
     origin = origin_of(moments(X, threads=threads), len(X))
     width = 8 if X.dtype == torch.float64 else 4
-    blocks = max(1, round(len(X) * X.shape[1] * width / BLOCK_BYTES))
+    block_bytes = BLOCK_BYTES
+    if device.type == "cuda":
+        block_bytes = int(torch.cuda.get_device_properties(device).total_memory * GPU_SHARE)
+    blocks = max(1, round(len(X) * X.shape[1] * width / block_bytes))
     cuts = np.linspace(0, len(X), blocks + 1).astype(np.int64)
     sums = np.zeros((len(X), clusters))
 

@@ -35,6 +35,8 @@ from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import sums_schema
 
+# A GPU measures 32,768 x 32,768 pairs in the time it takes to read a block.
+BLOCK_ROWS = {"cpu": 8_192, "cuda": 32_768}
 MOST_BLOCKS = 64
 CLUSTER = ["lang", "lang_raw", "script"]
 
@@ -67,7 +69,7 @@ def run(run: StageRun) -> StageOutput:
     device = "cuda" if gpus else "cpu"
     plan = run.attempt.plan(
         lambda: {
-            "blocks": _blocks(vectors, settings.block_rows),
+            "blocks": _blocks(vectors, settings.block_rows or BLOCK_ROWS[device]),
             "tile": GPU_TILE if gpus else CPU_TILE,
             "device": device,
         },
