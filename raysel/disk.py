@@ -20,7 +20,7 @@ def artifact_bytes(
     """Bytes each stage's artifact takes at its largest, by stage.
 
     corpus_bytes: size of the user's files; rows: of the corpus, None while unknown; width: hidden units of the
-    embedding model; sums: distance sums of one row; block_rows: of their blocks; model_bytes: weights of the tuned model;
+    embedding model; sums: distance sums of a row; block_rows: of their blocks; model_bytes: weights of the tuned model;
     full: a full fine-tune, whose checkpoints hold float32 weights and two Adam moments, two of them at a time.
     """
     count = rows if rows is not None else corpus_bytes // BYTES_PER_ROW
