@@ -124,6 +124,12 @@ def test_only_what_a_change_touches_runs_again(ray_address: str, experiment: Pat
     assert run("preselect.rho=0.6") == dict.fromkeys(("pool", "subset", "order"), 1)
     assert run("curriculum.kind=ascending") == {"order": 1}
     assert run("embedding.workers=1", "embedding.shard_rows=64", "separability.block_rows=4096") == {}
+    # Other labels and other clusters are rescored from the same sums.
+    rescored = ("scores", "pool", "subset", "order")
+    assert run("separability.label=lang_script") == dict.fromkeys(rescored, 1)
+    chosen = ("languages.strategy=chosen", "languages.chosen=[en, zh, ru]", "separability.clusters=chosen")
+    assert run(*chosen) == dict.fromkeys(("quota", *rescored), 1)
+    assert run("preselect.rho=null", "preselect.size=90") == dict.fromkeys(("pool", "subset", "order"), 1)
     corpus = experiment.parent / "corpus" / "en.jsonl"
     corpus.write_text(corpus.read_text().replace("hello world 0?", "hello again 0?"))
     assert run() == dict.fromkeys(STAGES, 1)
