@@ -107,17 +107,17 @@ def model_name(experiment: Mapping[str, Any]) -> str | None:
 
 def pool_words(preselect: Mapping[str, Any]) -> str:
     """How the pool was taken, as the object of a sentence."""
-    share = formats.percent(preselect["rho"], 0) if preselect.get("rho") else f"{preselect.get('size', 0):,} rows"
-    ends = {"high": "highest", "low": "lowest"}
+    share = f"{formats.percent(preselect['rho'], 0)} of each language" if preselect.get("rho") else "rows"
+    shared_out = "" if preselect.get("rho") else f" ({preselect.get('size', 0):,}, shared out over the languages)"
     words = {
-        "middle": f"the middle {share} by language separability",
+        "high": f"the {share} with the highest separability",
+        "low": f"the {share} with the lowest separability",
+        "middle": f"the middle {share} by separability",
         "random": f"{share} drawn at random",
-        "permuted": f"the {share} that come first after shuffling the scores (a control)",
-        "length_matched": f"{share} drawn at random, as long as the most separable ones (a control)",
+        "permuted": f"the {share} that come first after the scores were shuffled, a control",
+        "length_matched": f"{share} drawn at random, as long as the most separable ones, a control",
     }
-    band = preselect.get("band", "")
-    what = words.get(band, f"the {share} with the {ends.get(band, band)} language separability")
-    return f"{what} {'of each language' if preselect.get('rho') else 'over all languages'}"
+    return words.get(preselect.get("band", ""), f"{share} of the corpus") + shared_out
 
 
 def selection_rows(findings: Findings) -> list[SelectionRow]:
