@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import fs
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from raysel.errors import UserError
@@ -18,6 +19,7 @@ from raysel.storage import open_filesystem
 from raysel.store import Artifact, Store
 
 COLUMNS = ["id", "lang", "separability"]
+KINDS = [pa.string(), pa.string(), pa.float64()]
 OVERALL = "all"
 
 
@@ -41,7 +43,14 @@ def read_scoring(location: str) -> Scoring:
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise ScoringError(f"{location} lacks the column {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    ids, langs, scores = (table[name].to_pylist() for name in COLUMNS)
+    try:
+        columns = [table[name].cast(kind) for name, kind in zip(COLUMNS, KINDS, strict=True)]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ScoringError(f"{location}: id and lang must be text, separability a number: {error}") from error
+    empty = [name for name, column in zip(COLUMNS, columns, strict=True) if column.null_count]
+    if empty:
+        raise ScoringError(f"{location} has empty values in {', '.join(empty)}")
+    ids, langs, scores = (column.to_pylist() for column in columns)
     if len(set(ids)) < len(ids):
         raise ScoringError(f"{location} has {len(ids) - len(set(ids)):,} ids more than once")
     values = np.array(scores, dtype=np.float64)
@@ -55,7 +64,8 @@ def _read(location: str) -> pa.Table:
         return _of_experiment(Path(location)).read("scores", COLUMNS)
     place, mark, options = location.partition("?")
     storage, _, fingerprint = place.rstrip("/").rpartition("/scores/")
-    if storage and (artifact := Store(f"{storage}{mark}{options}").artifact("scores", fingerprint)) is not None:
+    published = storage and not fingerprint.endswith(".parquet")
+    if published and (artifact := Store(f"{storage}{mark}{options}").artifact("scores", fingerprint)) is not None:
         return artifact.read("scores", COLUMNS)
     filesystem, path = open_filesystem(location)
     info = filesystem.get_file_info(path)
@@ -110,13 +120,14 @@ def _table(overall: Agreement, of: dict[str, Agreement], rho: float) -> Table:
     table.add_column("language")
     for heading in ("samples", "Spearman", "Kendall", f"top {rho:.0%} Jaccard"):
         table.add_column(heading, justify="right")
-    for name, line in {OVERALL: overall, **of}.items():
+    for name, line in [(OVERALL, overall), *of.items()]:
         values = ("–" if value is None else f"{value:.3f}" for value in (line.spearman, line.kendall, line.overlap))
-        table.add_row(name, f"{line.rows:,}", *values)
+        table.add_row(escape(name), f"{line.rows:,}", *values)
     return table
 
 
 def _draw(of: dict[str, Agreement], rho: float, path: Path) -> None:
+    import matplotlib
     from matplotlib.figure import Figure
 
     shown = {lang: line for lang, line in of.items() if line.spearman is not None}
@@ -138,6 +149,7 @@ def _draw(of: dict[str, Agreement], rho: float, path: Path) -> None:
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        with matplotlib.rc_context({"text.parse_math": False}):
+            figure.savefig(path)
     except (OSError, ValueError) as error:
         raise ScoringError(f"--figure {path} cannot be written: {error}") from error

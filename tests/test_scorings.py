@@ -75,6 +75,8 @@ def test_the_table_has_every_language_and_the_figure_is_drawn(tmp_path: Path) ->
         ({"id": ["a", "a"], "lang": ["sw"] * 2, "separability": [0.1, 0.2]}, "1 ids more than once"),
         ({"id": ["a"], "lang": ["sw"], "separability": [np.nan]}, "no number"),
         ({"id": ["x"], "lang": ["sw"], "separability": [0.5]}, "no id in common"),
+        ({"id": ["x"], "lang": [None], "separability": [0.5]}, "empty values in lang"),
+        ({"id": ["x"], "lang": ["sw"], "separability": ["high"]}, "separability a number"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, columns: dict, found: str) -> None:
@@ -82,6 +84,17 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, columns: dict, found
     pq.write_table(pa.table(columns), tmp_path / "b.parquet")
     with pytest.raises(ScoringError, match=found):
         printed(str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"), tmp_path / "f.svg")
+
+
+def test_names_that_mean_something_elsewhere_are_just_names(tmp_path: Path) -> None:
+    names = ["all", "[/q]", "[red]x", "$x_{"]
+    columns = {"id": [f"{i}" for i in range(40)], "lang": names * 10, "separability": np.linspace(0, 1, 40)}
+    (tmp_path / "scores").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "scores" / "a.parquet")
+    path = str(tmp_path / "scores" / "a.parquet")
+    text = printed(path, path, tmp_path / "f.svg")
+    assert all(f"\n{name} " in text for name in names)
+    assert text.count("\nall ") == 2
 
 
 def test_places_without_scores_are_refused(tmp_path: Path) -> None:

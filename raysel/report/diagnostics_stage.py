@@ -14,8 +14,9 @@ from raysel.separability.similarity import PairwiseSimilarity
 from raysel.store import Artifact
 
 LENGTH_CLASSES = 10
-# Sources beyond the most frequent ones count as one: the table's size is the square of the number of values.
-MOST_SOURCES = 100
+# Values beyond the most frequent ones count as one: the table's size is the square of their number.
+MOST_VALUES = 100
+OTHER = "\0other"
 
 
 def read_diagnostics(inputs: Mapping[str, Artifact]) -> Diagnostics | None:
@@ -25,7 +26,10 @@ def read_diagnostics(inputs: Mapping[str, Artifact]) -> Diagnostics | None:
     corpus, vectors, scores = inputs["corpus"], inputs["vectors"], inputs["scores"]
     properties = corpus.read("corpus", ["id", "source", "task"])
     ids = properties["id"].combine_chunks()
-    sources = [source for source, _ in Counter(properties["source"].to_pylist()).most_common(MOST_SOURCES)]
+    frequent = {
+        name: {value for value, _ in Counter(properties[name].to_pylist()).most_common(MOST_VALUES)}
+        for name in ("source", "task")
+    }
     lengths = vectors.read("vectors", ["id", "n_tokens"])
     n_tokens = lengths["n_tokens"].to_numpy()
     edges = np.unique(np.quantile(n_tokens, np.linspace(0, 1, LENGTH_CLASSES + 1)[1:-1]))
@@ -34,13 +38,12 @@ def read_diagnostics(inputs: Mapping[str, Artifact]) -> Diagnostics | None:
     variance = VarianceTable(
         {
             "language": list(scores.summary["languages"]),
-            "source": [*sources, None],
-            "task": tasks,
+            "source": [*frequent["source"], OTHER],
+            "task": [*frequent["task"], OTHER],
             "length": range(len(edges) + 1),
         }
     )
     totals: dict[str | None, list[float]] = {task: [0, 0.0, 0, 0.0] for task in tasks}
-    known = set(sources)
     for shard in scores.shards("scores"):
         table = scores.read_shard(shard)
         rows = properties.take(pc.index_in(table["id"].combine_chunks(), value_set=ids))
@@ -50,8 +53,10 @@ def read_diagnostics(inputs: Mapping[str, Artifact]) -> Diagnostics | None:
         variance.add(
             {
                 "language": table["lang"].to_pylist(),
-                "source": [source if source in known else None for source in rows["source"].to_pylist()],
-                "task": task,
+                **{
+                    name: [value if value in known else OTHER for value in rows[name].to_pylist()]
+                    for name, known in frequent.items()
+                },
                 "length": np.digitize(n_tokens[of_length], edges).tolist(),
             },
             values,

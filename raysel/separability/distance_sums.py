@@ -30,11 +30,12 @@ Result = TypeVar("Result")
 CPU_TILE = 768
 GPU_TILE = 8192
 # Below this share of |x|^2 + |y|^2 the Gram form has lost too many digits (its error is 2e-7 of the sum in float32,
-# 2e-5 with bf16x3, 3e-4 with tf32, 4e-16 in float64): such near-duplicates are measured again by their difference.
-NEAR = {"float32": 4e-3, "tf32x3": 4e-3, "bf16x3": 4e-2, "tf32": 1e-1}
+# 2e-5 with bf16x3, 3e-4 with tf32, 4e-16 in float64): such near-duplicates are measured again.
+NEAR = {"float32": 2e-2, "tf32x3": 2e-2, "bf16x3": 4e-2, "tf32": 1e-1}
 NEAR_FLOAT64 = 1e-6
-# Where more of a tile's pairs than this are so close, the tile is first moved to its own middle.
-MANY_NEAR = 0.01
+# Where more of a tile than this is near-duplicates, they are measured group by group, each near one of its members.
+MANY_NEAR = 0.005
+MOST_GROUPS = 16
 MOMENT_ROWS = 128
 NUMBERS_AT_ONCE = 1 << 20
 # More runs than this are summed by one product with their indicator: a sum for each run would cost more in calls.
@@ -57,6 +58,7 @@ class Block:
     rows: (n, d) float32 or float64; norms: (n,) their squared lengths; left, right: (n, w) what is multiplied for their
     inner products (the rows themselves, or their parts in lower precision); cells: int64 (k,), the distinct cells, in
     order; starts: int64 (k + 1,), where the rows of each begin, and the end; tile: rows that are multiplied at once.
+    source, order, scale: the samples as they were given, which of them each row is, and what they were divided by.
     """
 
     rows: torch.Tensor
@@ -67,6 +69,14 @@ class Block:
     starts: NDArray[np.int64]
     precision: Precision
     tile: int
+    source: torch.Tensor
+    order: torch.Tensor
+    scale: float
+
+    def given(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, d): the samples of these rows, scaled but not moved: their differences have all of their digits."""
+        wanted = self.order[rows.to(self.order.device)]
+        return self.source[wanted].to(self.rows.device, self.rows.dtype).mul_(1 / self.scale)
 
     @property
     def near(self) -> float:
@@ -93,6 +103,8 @@ class Origin:
 
     Distances do not change by a shift, but the Gram form keeps its digits only near the origin; the scale keeps the
     squares inside float32. Both are applied in the samples' own precision, the mean as the sum of two numbers of it.
+    Near-duplicates are told apart by the samples as they were given, since a far outlier can move the mean so much
+    that the shift costs digits.
     """
 
     mean: torch.Tensor
@@ -128,10 +140,13 @@ def moments(X: torch.Tensor, *, threads: int = 1) -> Moments:
 def origin_of(found: Moments, rows: int) -> Origin:
     """From the moments of `rows` samples. Raises ValueError where a sample holds NaN or infinity."""
     if not bool(torch.isfinite(found.total + found.least + found.largest).all()):
-        raise ValueError("X holds NaN or infinity")
+        raise ValueError("X holds NaN or infinity, or numbers too large to be added")
     mean = found.total / rows
     spread = float(torch.maximum(found.largest - mean, mean - found.least).max()) if len(mean) else 0.0
-    return Origin(mean, 2.0 ** round(np.log2(spread)) if spread > 0 else 1.0)
+    exponent = round(np.log2(spread)) if spread > 0 else 0
+    # The inverse has to be a number of the samples' type too; what lies beyond float32 is float64.
+    most = 120 if abs(exponent) < 160 else 1000
+    return Origin(mean, 2.0 ** min(max(exponent, -most), most))
 
 
 def runs_of(starts: NDArray[np.int64], tile: int) -> list[Runs]:
@@ -170,13 +185,14 @@ def make_block(
     )
     norms = rows.new_empty(len(rows))
     take = torch.from_numpy(order).to(X.device)
-    high = origin.mean.to(device, rows.dtype)
-    low = (origin.mean.to(device) - high.double()).to(rows.dtype)
+    mean = origin.mean.to(device) / origin.scale
+    high = mean.to(rows.dtype)
+    low = (mean - high.double()).to(rows.dtype)
 
     def centre(start: int) -> None:
         part = rows[start : start + CPU_TILE]
-        torch.sub(X[take[start : start + CPU_TILE]].to(part), high, out=part)
-        part.sub_(low).mul_(1 / origin.scale)
+        torch.mul(X[take[start : start + CPU_TILE]].to(part), 1 / origin.scale, out=part)
+        part.sub_(high).sub_(low)
         torch.sum(part.square(), 1, out=norms[start : start + CPU_TILE])
 
     for _ in in_order(centre, [(start,) for start in range(0, len(rows), CPU_TILE)], threads):
@@ -191,6 +207,9 @@ def make_block(
         starts=np.append(starts, len(cells)).astype(np.int64),
         precision=precision,
         tile=tile,
+        source=X,
+        order=take,
+        scale=origin.scale,
     )
 
 
@@ -239,7 +258,7 @@ def block_sums(
     def measure(i: int, j: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         return _tile_sums(x, other, i, j, same=inside and i == j)
 
-    with _tensor_cores(x.precision in ("tf32", "tf32x3")):
+    with _tensor_cores(x):
         for (i, j), (by_row, by_column) in zip(pairs, in_order(measure, pairs, threads), strict=True):
             first = other.runs[j // x.tile].first
             sums_x[i : i + x.tile, first : first + by_row.shape[1]] += by_row
@@ -272,6 +291,8 @@ def _run_sums(distances: torch.Tensor, runs: Sequence[tuple[int, int]]) -> torch
     """(n, number of runs): the sums over each run of the columns of distances (n, m)."""
     if len(runs) == 1:
         return distances.sum(1, keepdim=True)
+    if len(runs) == distances.shape[1]:
+        return distances
     if len(runs) <= MOST_RUNS:
         return torch.stack([distances[:, a:b].sum(1) for a, b in runs], 1)
     member = np.repeat(np.arange(len(runs)), [b - a for a, b in runs])
@@ -284,9 +305,8 @@ def _squared(x: Block, y: Block, rows: slice, columns: slice, *, same: bool) -> 
     squared = _gram_form(x.left[rows], y.right[columns], norm_x, norm_y)
     if same:
         squared.fill_diagonal_(torch.inf)
-    suspects = (squared.amin(1) < x.near * (norm_x + norm_y.max())).nonzero()[:, 0]
-    if len(suspects):
-        _remeasure(squared, suspects, x.rows[rows], y.rows[columns], norm_x, norm_y, x.near)
+    if bool((squared.amin(1) < x.near * (norm_x + norm_y.max())).any()):
+        _remeasure(squared, x, y, rows, columns)
     if same:
         squared.fill_diagonal_(0)
     return squared
@@ -303,40 +323,37 @@ def _gram_form(left: torch.Tensor, right: torch.Tensor, norm_x: torch.Tensor, no
     return torch.addmm(norm_y, left, right.T, alpha=-2).add_(norm_x[:, None])
 
 
-def _remeasure(
-    squared: torch.Tensor,
-    suspects: torch.Tensor,
-    X: torch.Tensor,
-    Y: torch.Tensor,
-    norm_x: torch.Tensor,
-    norm_y: torch.Tensor,
-    near: float,
-) -> None:
-    """Replace the near-duplicates' entries in the rows `suspects` of `squared` by their squared differences."""
-    close = _close(squared, suspects, norm_x, norm_y, near)
-    if len(close) > MANY_NEAR * squared.numel():
-        # A tight cluster far from the origin: near its own middle the Gram form is accurate again.
-        middle = Y.mean(0)
-        X, Y = X - middle, Y - middle
+def _remeasure(squared: torch.Tensor, x: Block, y: Block, rows: slice, columns: slice) -> None:
+    """Replace the near-duplicates' entries of `squared` by accurate ones.
+
+    Many at once are measured group by group, by the Gram form about a member of the group; the rest by differences.
+    """
+    close = squared < x.near * (x.norms[rows][:, None] + y.norms[columns])
+    row_numbers = torch.arange(rows.start, rows.stop, device=squared.device)
+    column_numbers = torch.arange(columns.start, columns.stop, device=squared.device)
+    for _ in range(MOST_GROUPS):
+        if int(close.count_nonzero()) <= MANY_NEAR * squared.numel():
+            break
+        row = int(close.sum(1).argmax())
+        column = int(close[row].int().argmax())
+        i, j = close[:, column].nonzero()[:, 0], close[row].nonzero()[:, 0]
+        anchor = y.given(column_numbers[column : column + 1])
+        X, Y = x.given(row_numbers[i]).sub_(anchor), y.given(column_numbers[j]).sub_(anchor)
         norm_x, norm_y = X.square().sum(1), Y.square().sum(1)
-        again = _gram_form(X, Y, norm_x, norm_y)
-        i, j = close.T
-        squared[i, j] = again[i, j]
-        total = norm_x[i] + norm_y[j]
-        close = close[squared[i, j] < near * total]
-    step = max(1, NUMBERS_AT_ONCE // X.shape[1])
-    for start in range(0, len(close), step):
-        i, j = close[start : start + step].T
-        squared[i, j] = (X[i] - Y[j]).square_().sum(1)
-
-
-def _close(
-    squared: torch.Tensor, suspects: torch.Tensor, norm_x: torch.Tensor, norm_y: torch.Tensor, near: float
-) -> torch.Tensor:
-    """int64 (pairs, 2): row and column of the near-duplicates in the rows `suspects`."""
-    close = (squared[suspects] < near * (norm_x[suspects, None] + norm_y)).nonzero()
-    close[:, 0] = suspects[close[:, 0]]
-    return close
+        again, total = _gram_form(X, Y, norm_x, norm_y), norm_x[:, None] + norm_y
+        near = NEAR_FLOAT64 if X.dtype == torch.float64 else NEAR["float32"]
+        accurate = (total == 0) | (again >= near * total)
+        group = (i[:, None], j[None, :])
+        accurate &= close[group]
+        squared[group] = torch.where(accurate, again, squared[group])
+        close[group] &= ~accurate
+        if not bool(accurate.any()):
+            break
+    pairs = close.nonzero()
+    step = max(1, NUMBERS_AT_ONCE // max(1, x.rows.shape[1]))
+    for start in range(0, len(pairs), step):
+        i, j = pairs[start : start + step].T
+        squared[i, j] = x.given(row_numbers[i]).sub_(y.given(column_numbers[j])).square_().sum(1)
 
 
 def in_order(function: Callable[..., Result], items: Sequence[tuple[Any, ...]], threads: int) -> Iterator[Result]:
@@ -360,11 +377,14 @@ def in_order(function: Callable[..., Result], items: Sequence[tuple[Any, ...]], 
 
 
 @contextmanager
-def _tensor_cores(wanted: bool) -> Iterator[None]:
-    """float32 products on CUDA: by tensor cores in tf32 (for operands that were cut to it), or exact ones."""
+def _tensor_cores(block: Block) -> Iterator[None]:
+    """float32 products on CUDA: by tensor cores in tf32 for operands that were cut to it, else exact ones."""
+    if not block.rows.is_cuda:
+        yield
+        return
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32" if wanted else "ieee"
+    matmul.fp32_precision = "tf32" if block.precision in ("tf32", "tf32x3") else "ieee"
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ def preflight(settings: PreselectSettings, quota: Artifact) -> None:
         rows = sum(available.values())
         raise PoolError(f"the pool is empty: round({rows:,} rows x rho {settings.rho:g}) = 0; raise preselect.rho")
     if quota.summary["binding"]:
-        refuse_small_pool(quota.summary["counts"], sizes, available, settings.rho)
+        refuse_small_pool(quota.summary["counts"], sizes, available, rho=settings.rho, minimum=settings.minimum)
 
 
 def _how_many(settings: PreselectSettings) -> dict[str, Any]:
@@ -62,7 +62,8 @@ def write_pool(
         ranks.append(counts[lang])
         counts[lang] += 1
     if quota.summary["binding"]:
-        refuse_small_pool(quota.summary["counts"], counts, quota.summary["available"], settings.rho)
+        available = quota.summary["available"]
+        refuse_small_pool(quota.summary["counts"], counts, available, rho=settings.rho, minimum=settings.minimum)
     columns = {
         "id": chosen,
         "lang": [langs[row[identity]] for identity in chosen],

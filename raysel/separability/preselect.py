@@ -103,12 +103,17 @@ def preselect(
     - `length_matched`: drawn so that each tenth of the language's lengths gives as many rows as it gives to `high`, a
       control for choosing by length; needs `lengths` (N,), e.g. in tokens.
 
-    Raises ValueError for an unknown band, arrays of unequal length, lengths missing, and what `pool_sizes` refuses.
+    Raises ValueError for an unknown band, arrays of unequal length, lengths missing, ids that are not unique, NaN among
+    the scores, and what `pool_sizes` refuses.
     """
     if band not in get_args(Band):
         raise ValueError(f"band {band!r}: choose {', '.join(get_args(Band))}")
     if not len(ids) == len(langs) == len(scores):
         raise ValueError(f"{len(ids)} ids, {len(langs)} languages and {len(scores)} scores")
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{len(ids) - len(set(ids)):,} ids occur more than once")
+    if any(score != score for score in scores):
+        raise ValueError("a score is NaN")
     if band == "length_matched" and (lengths is None or len(lengths) != len(ids)):
         raise ValueError("band length_matched needs the length of every row")
     rows_of: dict[str, list[int]] = {}
@@ -154,30 +159,44 @@ def _length_matched(drawn: list[int], high: list[int], *, key: Callable[[int], t
 
 
 def refuse_small_pool(
-    quota: Mapping[str, int], pool: Mapping[str, int], available: Mapping[str, int], rho: float | None
+    quota: Mapping[str, int],
+    pool: Mapping[str, int],
+    available: Mapping[str, int],
+    *,
+    rho: float | None = None,
+    minimum: int = 0,
 ) -> None:
-    """`PoolError` with the arithmetic where the pool of a language is smaller than its quota."""
+    """`PoolError` with the arithmetic where the pool of a language is smaller than its quota.
+
+    rho, minimum: what the pool was made with; rho None means by size.
+    """
     short = {lang: count for lang, count in quota.items() if count > pool.get(lang, 0)}
     if not short:
         return
     lines = []
     for lang, count in list(short.items())[:8]:
-        share = f"of {available[lang]:,} rows" if rho is None else f"round({available[lang]:,} rows x rho {rho:g})"
-        in_pool = pool.get(lang, 0)
-        how = f"{in_pool:,} {share}" if rho is None else f"{share} = {in_pool:,}"
+        rows, taken = available[lang], pool.get(lang, 0)
+        # A minimum elsewhere, or the last row of the rounding, may have changed the plain share.
+        plain = rho is not None and round(rows * rho) == taken
+        how = f"round({rows:,} rows x rho {rho:g}) = {taken:,}" if plain else f"{taken:,} of {rows:,} rows"
         lines.append(f"{lang}: {how} in the pool, quota {count:,}")
     if len(short) > len(lines):
         lines.append(f"and {len(short) - len(lines)} more languages")
-    remedy = "preselect.size" if rho is None else f"preselect.rho ({_enough_for(quota, available):g} is enough)"
+    remedy = (
+        "preselect.size" if rho is None else f"preselect.rho ({_enough_for(quota, available, minimum):g} is enough)"
+    )
     raise PoolError(
         "the pool is smaller than the quota:\n  " + "\n  ".join(lines) + f"\nraise {remedy} or lower the quota"
     )
 
 
-def _enough_for(quota: Mapping[str, int], available: Mapping[str, int]) -> float:
+def _enough_for(quota: Mapping[str, int], available: Mapping[str, int], minimum: int) -> float:
     """The smallest rho, in whole hundredths, whose pool has at least `quota` rows of each language."""
-    for hundredths in range(1, 101):
-        sizes = pool_sizes(available, rho=hundredths / 100)
+    for hundredths in range(1, 100):
+        try:
+            sizes = pool_sizes(available, rho=hundredths / 100, minimum=minimum)
+        except PoolError:
+            continue
         if all(count <= sizes.get(lang, 0) for lang, count in quota.items()):
             return hundredths / 100
     return 1.0

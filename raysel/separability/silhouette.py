@@ -5,6 +5,7 @@ sample to each cluster, N x K in float64. Nothing of size N x N ever exists; a p
 counts for both. The scores of any subset or merging of the clusters follow from the same sums.
 """
 
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysel.separability.distance_sums import Block, Precision, block_sums, make_block, moments, origin_of
+from raysel.separability.distance_sums import (
+    NEAR,
+    NEAR_FLOAT64,
+    Block,
+    Precision,
+    block_sums,
+    make_block,
+    moments,
+    origin_of,
+)
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
 # Two blocks are in memory at once, besides X itself. On a GPU this share of its memory: operands in lower precision
@@ -21,6 +31,8 @@ METRICS = ("euclidean", "sqeuclidean", "cosine")
 BLOCK_BYTES = 64 << 20
 GPU_SHARE = 1 / 24
 ROWS_AT_ONCE = 1024
+# Differences below this share of a row are the rounding of its own numbers.
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -44,10 +56,11 @@ def silhouette_samples(
 ) -> NDArray[np.float64]:
     """float64 (N,): the silhouette score of every row of X (N, d) under `labels` (N,), as scikit-learn defines it.
 
-    X: float16, float32 or float64 (integers become float64), NumPy or torch, on any device. metric: "euclidean", or
-    "sqeuclidean" or "cosine", which take time linear in N. device: where to compute (default: where X is). precision:
-    how inner products of float32 samples are multiplied, see `distance_sums.operands`. A sample alone in its cluster
-    scores 0. Raises ValueError unless 2 <= clusters <= N - 1, and for NaN, infinity or a shape mismatch.
+    X: float16, bfloat16, float32 or float64 (other numbers become float64), NumPy or torch, on any device. metric:
+    "euclidean", or "sqeuclidean" or "cosine", which take time linear in N. device: where to compute (default: where X
+    is). precision: how inner products of float32 samples are multiplied, see `distance_sums.operands`. A sample alone
+    in its cluster scores 0. Raises ValueError unless 2 <= clusters <= N - 1, and for NaN, infinity, a shape mismatch
+    or labels that are not hashable.
     """
     return silhouette_details(X, labels, metric=metric, device=device, precision=precision).score
 
@@ -61,29 +74,60 @@ def silhouette_details(
     precision: Precision = "float32",
 ) -> Silhouette:
     """`silhouette_samples` with a, b and the nearest other cluster, an index into the sorted labels."""
-    rows = torch.as_tensor(X)
-    if rows.ndim != 2 or len(rows) != len(labels):
-        raise ValueError(f"X of shape {tuple(rows.shape)} and {len(labels)} labels: X must be (N, d) with N labels")
-    if not rows.is_floating_point():
-        rows = rows.double()
+    rows = _as_tensor(X)
     own, clusters = codes_of(labels)
+    if rows.ndim != 2 or len(rows) != len(own):
+        raise ValueError(f"X of shape {tuple(rows.shape)} and {len(own)} labels: X must be (N, d) with N labels")
     if not 2 <= clusters <= len(rows) - 1:
         raise ValueError(f"{clusters} clusters for {len(rows)} samples: 2 to N - 1 are needed")
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r}: choose {', '.join(METRICS)}")
+    if precision not in NEAR:
+        raise ValueError(f"precision {precision!r}: choose {', '.join(NEAR)}")
     target = torch.device(device or rows.device)
-    if metric == "euclidean":
-        sums = euclidean_sums(rows, own, clusters, device=target, precision=precision)
-    else:
-        sums = linear_sums(rows, own, clusters, metric=metric, device=target)
-    return silhouette_from_sums(sums, own, np.bincount(own, minlength=clusters))
+    # The bits hang on the input alone, not on what the caller computes in.
+    with torch.no_grad(), torch.autocast(target.type, enabled=False):
+        if metric == "euclidean":
+            sums, unit = euclidean_sums(rows, own, clusters, device=target, precision=precision)
+        else:
+            sums, unit = linear_sums(rows, own, clusters, metric=metric, device=target)
+    # The sums are in units near the samples' spread, where nothing overflows; the score has none.
+    found = silhouette_from_sums(sums, own, np.bincount(own, minlength=clusters))
+    return Silhouette(found.score, found.a * unit, found.b * unit, found.nearest)
+
+
+def _as_tensor(X: Any) -> torch.Tensor:
+    """X in float16, bfloat16, float32 or float64; everything else that is a number becomes float64."""
+    if not isinstance(X, torch.Tensor):
+        array = np.asarray(X)
+        if array.dtype.kind == "c":
+            raise ValueError("X holds complex numbers")
+        try:
+            kept = array.dtype.kind == "f" and array.dtype.itemsize <= 8
+            array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=") if kept else np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"X holds something that is no number: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a read-only array is only read
+            X = torch.from_numpy(array)
+    if X.is_complex():
+        raise ValueError("X holds complex numbers")
+    return X.detach() if X.is_floating_point() else X.double()
 
 
 def codes_of(labels: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
     """int64 (N,) cluster numbers of the labels, in sorted order where they can be sorted, and how many there are."""
     if isinstance(labels, np.ndarray | torch.Tensor):
+        if labels.ndim != 1:
+            raise ValueError(f"labels of shape {tuple(labels.shape)}: one label for each sample is needed")
         labels = labels.tolist()  # a tensor's elements are hashed by identity
-    distinct: list[Any] = list(dict.fromkeys(labels))
+    try:
+        labels = list(labels)
+        distinct: list[Any] = list(dict.fromkeys(labels))
+    except TypeError as error:
+        raise ValueError(f"labels must be a sequence of hashable values: {error}") from error
+    if any(label != label for label in distinct):
+        raise ValueError("a label is NaN")
     try:
         distinct.sort()
     except TypeError:
@@ -118,8 +162,9 @@ def euclidean_sums(
     *,
     device: torch.device,
     precision: Precision = "float32",
-) -> NDArray[np.float64]:
-    """float64 (N, K): the summed Euclidean distances of every row of X (N, d) to the members of each cluster."""
+) -> tuple[NDArray[np.float64], float]:
+    """float64 (N, K), the summed Euclidean distances of every row of X (N, d) to the members of each cluster, and the
+    unit they are in."""
     threads = 1 if device.type == "cuda" else torch.get_num_threads()
     order = np.argsort(own, kind="stable")
     origin = origin_of(moments(X, threads=threads), len(X))
@@ -148,40 +193,73 @@ def euclidean_sums(
             sums[np.ix_(rows_y, x.cells)] += back
         if partner is not None:
             rows_x, x = partner
-    return sums * origin.scale
+    return sums, origin.scale
 
 
 def linear_sums(
     X: torch.Tensor, own: NDArray[np.int64], clusters: int, *, metric: str, device: torch.device
-) -> NDArray[np.float64]:
-    """float64 (N, K) summed squared Euclidean or cosine distances, from the clusters' sums alone: O(N K d)."""
+) -> tuple[NDArray[np.float64], float]:
+    """float64 (N, K), summed squared Euclidean or cosine distances, and the unit they are in: O(N K d).
+
+    The squared distances of x to the n members of a cluster add up to n |x - c|^2 + SS, with c their mean and SS their
+    squared distances from it. The cosine distance is half the squared distance of the unit vectors.
+    """
+    origin = origin_of(moments(X), len(X))
+    mean, codes = (origin.mean / origin.scale).to(device), torch.from_numpy(own).to(device)
     starts = range(0, len(X), ROWS_AT_ONCE)
-    mean = origin_of(moments(X), len(X)).mean.to(device)
-    codes = torch.from_numpy(own).to(device)
 
-    def prepared(start: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def part(start: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows, their clusters, and which of them have a direction (all of them, where it does not matter)."""
         rows = X[start : start + ROWS_AT_ONCE].to(device, torch.float64)
+        there = torch.ones(len(rows), dtype=torch.bool, device=device)
         if metric == "sqeuclidean":
-            return rows - mean, codes[start : start + ROWS_AT_ONCE]
-        norms = rows.norm(dim=1, keepdim=True)
-        return rows / torch.where(norms > 0, norms, 1.0), codes[start : start + ROWS_AT_ONCE]
+            rows = rows / origin.scale - mean
+        elif rows.shape[1]:
+            largest = rows.abs().amax(1, keepdim=True)
+            there = largest[:, 0] > 0
+            rows = rows / torch.where(largest > 0, largest, 1.0)
+            rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1.0)
+        return rows, codes[start : start + ROWS_AT_ONCE], there
 
+    sizes = torch.zeros(clusters, dtype=torch.float64, device=device)
     centres = torch.zeros(clusters, X.shape[1], dtype=torch.float64, device=device)
+    for start in starts:
+        rows, code, there = part(start)
+        sizes.index_add_(0, code[there], torch.ones(int(there.sum()), dtype=torch.float64, device=device))
+        centres.index_add_(0, code[there], rows[there])
+    centres /= sizes.clamp_min(1)[:, None]
     squares = torch.zeros(clusters, dtype=torch.float64, device=device)
     for start in starts:
-        rows, code = prepared(start)
-        centres.index_add_(0, code, rows)
-        squares.index_add_(0, code, rows.square().sum(1))
-    sizes = torch.from_numpy(np.bincount(own, minlength=clusters)).to(device, torch.float64)
+        rows, code, there = part(start)
+        squares.index_add_(0, code[there], _beyond_rounding(rows - centres[code], rows)[there])
+    absent = torch.from_numpy(np.bincount(own, minlength=clusters)).to(device) - sizes
     sums = np.empty((len(X), clusters))
     for start in starts:
-        rows, code = prepared(start)
-        norm, products = rows.square().sum(1), rows @ centres.T
-        if metric == "sqeuclidean":
-            part = sizes * norm[:, None] - 2 * products + squares
-        else:
+        rows, code, there = part(start)
+        squared = _to_centres(rows, centres)
+        found = sizes * squared + squares
+        if metric == "cosine":
             # A row of zeros is at distance 1 from every row; from itself it is at 0, as every row is.
-            part = sizes - products
-            part[torch.arange(len(rows)), code] -= (norm == 0).double()
-        sums[start : start + ROWS_AT_ONCE] = part.clamp_min_(0).cpu().numpy()
-    return sums
+            found = found / 2 + absent
+            found[~there] = sizes + absent
+            found[torch.arange(len(rows), device=device), code] -= (~there).double()
+        sums[start : start + ROWS_AT_ONCE] = found.cpu().numpy()
+    return sums, 1.0 if metric == "cosine" else origin.scale * origin.scale
+
+
+def _to_centres(rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """float64 (n, K) squared distances, by their difference where the Gram form has lost its digits."""
+    norm_x, norm_y = rows.square().sum(1), centres.square().sum(1)
+    total = norm_x[:, None] + norm_y
+    squared = total - 2 * rows @ centres.T
+    close = (squared < NEAR_FLOAT64 * total).nonzero()
+    for pairs in close.split(ROWS_AT_ONCE):
+        i, j = pairs.T
+        squared[i, j] = _beyond_rounding(rows[i] - centres[j], rows[i])
+    return squared
+
+
+def _beyond_rounding(difference: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """(n,) squared lengths of differences (n, d); 0 where they are no more than the rounding of the rows."""
+    squared = difference.square().sum(1)
+    return torch.where(squared > ROUNDING**2 * rows.square().sum(1), squared, 0.0)

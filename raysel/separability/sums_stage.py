@@ -127,10 +127,10 @@ def _blocks(vectors: Artifact, block_rows: int) -> list[list[int]]:
     """Runs of vector shards of at least `block_rows` rows or one shard, at most about `MOST_BLOCKS` of them."""
     # Every block keeps N x K partial sums until they are added: few blocks, whatever the corpus's size.
     block_rows = max(block_rows, -(-vectors.rows("vectors") // MOST_BLOCKS))
-    blocks: list[list[int]] = []
-    filled = block_rows
+    blocks: list[list[int]] = [[]]
+    filled = 0
     for index, shard in enumerate(vectors.shards("vectors")):
-        if filled + shard.rows > block_rows:
+        if blocks[-1] and filled + shard.rows > block_rows:
             blocks.append([])
             filled = 0
         blocks[-1].append(index)

@@ -153,8 +153,19 @@ def test_a_size_beyond_the_rows_and_two_budgets_are_refused() -> None:
 def test_a_pool_below_its_quota_is_refused_with_the_arithmetic() -> None:
     quota, pool, rows = {"sw": 21, "en": 5}, {"sw": 20, "en": 20}, {"sw": 100, "en": 100}
     with pytest.raises(PoolError, match=r"sw: round\(100 rows x rho 0.2\) = 20 in the pool, quota 21") as caught:
-        refuse_small_pool(quota, pool, rows, 0.2)
+        refuse_small_pool(quota, pool, rows, rho=0.2)
     assert "preselect.rho (0.21 is enough)" in str(caught.value)
     with pytest.raises(PoolError, match=r"sw: 20 of 100 rows in the pool, quota 21\nraise preselect.size"):
-        refuse_small_pool(quota, pool, rows, None)
-    refuse_small_pool({"sw": 20}, {"sw": 20}, {"sw": 100}, 0.2)
+        refuse_small_pool(quota, pool, rows)
+    refuse_small_pool({"sw": 20}, {"sw": 20}, {"sw": 100}, rho=0.2)
+    rows = {"a": 1000, "b": 10, "c": 10}
+    with pytest.raises(PoolError, match=r"a: 184 of 1,000 rows in the pool, quota 190") as caught:
+        refuse_small_pool({"a": 190}, pool_sizes(rows, rho=0.2, minimum=10), rows, rho=0.2, minimum=10)
+    assert "(0.21 is enough)" in str(caught.value)
+
+
+def test_scores_that_are_no_number_and_ids_that_are_not_unique_are_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        preselect(["a", "b"], ["x", "x"], [0.1, float("nan")], rho=0.5)
+    with pytest.raises(ValueError, match="1 ids occur more than once"):
+        preselect(["a", "a"], ["x", "x"], [0.1, 0.2], rho=0.5)

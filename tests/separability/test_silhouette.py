@@ -44,6 +44,13 @@ def make_case(name: str) -> tuple[np.ndarray, np.ndarray]:
         X = X * 1e-6 + 1e-3
     elif name == "tight":
         X, labels = far_tight_clusters()
+    elif name == "far-outlier":
+        X[3] += 1e6
+    elif name == "fine-detail":
+        X = np.array([[0, 1e-6, 2e-6, 3e-6, 1e-4, 1.01e-4, 1.02e-4, 1.03e-4, 1e6]]).T
+        labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
+    elif name == "groups-of-duplicates":
+        X, labels = np.repeat(X[:12], 25, axis=0), labels[:300]
     elif name == "singletons":
         labels[:5] = np.arange(100, 105)
     elif name == "tiny":
@@ -59,7 +66,15 @@ def make_case(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 CASES = [
     *("random", "clustered", "duplicated", "shifted", "tiny-spread", "shifted-tiny-spread", "tight", "singletons"),
-    *("tiny", "one-dimensional", "over-two-tiles", "many-clusters"),
+    *(
+        "far-outlier",
+        "fine-detail",
+        "groups-of-duplicates",
+        "tiny",
+        "one-dimensional",
+        "over-two-tiles",
+        "many-clusters",
+    ),
 ]
 
 
@@ -84,6 +99,51 @@ def test_every_precision_is_as_close_as_it_says(precision: str, tolerance: float
     assert error < tolerance
     if precision in ("bf16x3", "tf32"):
         assert error > 1e-8, "the precision was not lowered"
+
+
+@given(st.integers(0, 10_000), st.floats(-2, 0.3))
+def test_clusters_of_any_tightness_keep_their_digits(seed: int, tightness: float) -> None:
+    rng = np.random.default_rng(seed)
+    group = np.arange(60) % 4
+    X = rng.normal(size=(4, 256))[group] + 10**tightness * rng.normal(size=(60, 256))
+    X, labels = X.astype(np.float32), group * 2 + rng.integers(0, 2, 60)
+    expected = sklearn_silhouette(X.astype(np.float64), labels)
+    np.testing.assert_allclose(silhouette_samples(X, labels), expected, atol=1e-5, rtol=0)
+
+
+SCALES = [(1e-40, "f4"), (1e30, "f4"), (5e37, "f4"), (1e-310, "f8"), (1e305, "f8")]
+
+
+@pytest.mark.parametrize(("factor", "dtype"), SCALES)
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+def test_scores_do_not_depend_on_the_scale(factor: float, dtype: str, metric: str) -> None:
+    X, labels = clustered(60, 5, 3, seed=12)
+    expected = sklearn_silhouette(X, labels, metric=metric)
+    scores = silhouette_samples((X * factor).astype(dtype), labels, metric=metric)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_rows_of_one_direction_are_at_cosine_distance_zero() -> None:
+    X = np.outer([1.0, 2.0, 7.3, 0.1, 5.0, 9.0], [1.0, 2.0, 3.0])
+    assert (silhouette_samples(X, list("010122"), metric="cosine") == 0).all()
+
+
+def test_what_the_caller_computes_in_changes_nothing() -> None:
+    X, labels = clustered(300, 64, 4, seed=13)
+    rows = torch.from_numpy(X).float().requires_grad_()
+    expected = silhouette_samples(rows, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (silhouette_samples(rows, labels) == expected).all()
+
+
+def test_any_layout_of_numbers_is_taken() -> None:
+    X, labels = clustered(60, 5, 3, seed=14)
+    expected = silhouette_samples(X, labels)
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    layouts = [X[::-1].copy()[::-1], X.astype(">f8"), X.astype(np.longdouble), X.astype(object), X.tolist(), frozen]
+    for rows in (*layouts, X.T.copy().T):
+        np.testing.assert_allclose(silhouette_samples(rows, labels), expected, atol=1e-12)
 
 
 def test_singletons_score_zero_and_labels_may_be_anything_hashable() -> None:
@@ -157,6 +217,12 @@ def test_many_blocks_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> Non
         (np.array([[0.0], [np.inf], [1.0], [-np.inf]]), [0, 0, 1, 1], "infinity"),
         (np.zeros((4, 2)), [0, 1], "labels"),
         (np.zeros(4), [0, 0, 1, 1], "shape"),
+        (np.zeros((4, 2)), 3, "labels must be"),
+        (np.zeros((4, 2)), np.zeros((4, 1)), "labels of shape"),
+        (np.zeros((4, 2)), [0, 0, [1], 1], "hashable"),
+        (np.zeros((4, 2)), [0, 0, float("nan"), 1], "label is NaN"),
+        (np.zeros((4, 2), dtype=complex), [0, 0, 1, 1], "complex"),
+        ([["a", "b"]] * 4, [0, 0, 1, 1], "no number"),
     ],
 )
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
