@@ -33,8 +33,14 @@ GPU_TILE = 8192
 # 2e-5 with bf16x3, 3e-4 with tf32, 4e-16 in float64): such near-duplicates are measured again.
 NEAR = {"float32": 2e-2, "tf32x3": 2e-2, "bf16x3": 4e-2, "tf32": 1e-1}
 NEAR_FLOAT64 = 1e-6
-# Where more of a tile than this is near-duplicates, they are measured group by group, each near one of its members.
-MANY_NEAR = 0.005
+# The errors of a row's distances to a cell average out: with this many members, a quarter of the share is enough (the
+# largest error of a score in float32 stays below 1e-5, measured over clusters of every tightness).
+MANY_MEMBERS = 64
+MANY_MEMBERS_NEAR = 0.25
+# With more of a tile than this near, one product in float64 takes less time than their differences.
+MANY_NEAR = 0.02
+# float32 samples have no more digits than this, measured in float64: what is nearer is a duplicate.
+DUPLICATE = 1e-10
 MOST_GROUPS = 16
 MOMENT_ROWS = 128
 NUMBERS_AT_ONCE = 1 << 20
@@ -58,6 +64,7 @@ class Block:
     rows: (n, d) float32 or float64; norms: (n,) their squared lengths; left, right: (n, w) what is multiplied for their
     inner products (the rows themselves, or their parts in lower precision); cells: int64 (k,), the distinct cells, in
     order; starts: int64 (k + 1,), where the rows of each begin, and the end; tile: rows that are multiplied at once.
+    near: (n,) the share of the squared lengths below which a row's pairs are measured again.
     source, order, scale: the samples as they were given, which of them each row is, and what they were divided by.
     """
 
@@ -67,6 +74,7 @@ class Block:
     right: torch.Tensor
     cells: NDArray[np.int64]
     starts: NDArray[np.int64]
+    near: torch.Tensor
     precision: Precision
     tile: int
     source: torch.Tensor
@@ -77,10 +85,6 @@ class Block:
         """(n, d): the samples of these rows, scaled but not moved: their differences have all of their digits."""
         wanted = self.order[rows.to(self.order.device)]
         return self.source[wanted].to(self.rows.device, self.rows.dtype).mul_(1 / self.scale)
-
-    @property
-    def near(self) -> float:
-        return NEAR_FLOAT64 if self.rows.dtype == torch.float64 else NEAR[self.precision]
 
     @cached_property
     def runs(self) -> list[Runs]:
@@ -168,11 +172,13 @@ def make_block(
     *,
     device: str | torch.device = "cpu",
     precision: Precision = "float32",
+    sizes: NDArray[np.int64] | None = None,
     tile: int | None = None,
     threads: int = 1,
 ) -> Block:
     """The samples int64 (n,) `order` of X (N, d), whose cells int64 (n,) are sorted, ready to be measured.
 
+    sizes: int64, the members of every cell, of which there may be more than in this block (left out: those here).
     float64 stays, everything else becomes float32.
     """
     device = torch.device(device)
@@ -197,6 +203,10 @@ def make_block(
 
     for _ in in_order(centre, [(start,) for start in range(0, len(rows), CPU_TILE)], threads):
         pass
+    starts = np.append(starts, len(cells)).astype(np.int64)
+    members = np.diff(starts) if sizes is None else sizes[present]
+    share = NEAR_FLOAT64 if rows.dtype == torch.float64 else NEAR[precision]
+    shares = np.where(members < MANY_MEMBERS, share, share * MANY_MEMBERS_NEAR)
     left, right = (rows, rows) if rows.dtype == torch.float64 else operands(rows, precision)
     return Block(
         rows=rows,
@@ -204,7 +214,8 @@ def make_block(
         left=left,
         right=right,
         cells=present,
-        starts=np.append(starts, len(cells)).astype(np.int64),
+        starts=starts,
+        near=torch.from_numpy(np.repeat(shares, np.diff(starts))).to(rows),
         precision=precision,
         tile=tile,
         source=X,
@@ -305,8 +316,10 @@ def _squared(x: Block, y: Block, rows: slice, columns: slice, *, same: bool) -> 
     squared = _gram_form(x.left[rows], y.right[columns], norm_x, norm_y)
     if same:
         squared.fill_diagonal_(torch.inf)
-    if bool((squared.amin(1) < x.near * (norm_x + norm_y.max())).any()):
-        _remeasure(squared, x, y, rows, columns)
+    widest = torch.maximum(x.near[rows], y.near[columns].max())
+    suspects = (squared.amin(1) < widest * (norm_x + norm_y.max())).nonzero()[:, 0]
+    if len(suspects):
+        _remeasure(squared, suspects, x, y, rows, columns)
     if same:
         squared.fill_diagonal_(0)
     return squared
@@ -323,37 +336,57 @@ def _gram_form(left: torch.Tensor, right: torch.Tensor, norm_x: torch.Tensor, no
     return torch.addmm(norm_y, left, right.T, alpha=-2).add_(norm_x[:, None])
 
 
-def _remeasure(squared: torch.Tensor, x: Block, y: Block, rows: slice, columns: slice) -> None:
-    """Replace the near-duplicates' entries of `squared` by accurate ones.
-
-    Many at once are measured group by group, by the Gram form about a member of the group; the rest by differences.
-    """
-    close = squared < x.near * (x.norms[rows][:, None] + y.norms[columns])
-    row_numbers = torch.arange(rows.start, rows.stop, device=squared.device)
+def _remeasure(squared: torch.Tensor, suspects: torch.Tensor, x: Block, y: Block, rows: slice, columns: slice) -> None:
+    """Replace the near-duplicates' entries in the rows `suspects` of `squared` by accurate ones: a few by differences,
+    many by one product in float64, and what are duplicates even there group by group, about a member of the group."""
+    near = torch.maximum(x.near[rows][suspects, None], y.near[columns])
+    close = squared[suspects] < near * (x.norms[rows][suspects, None] + y.norms[columns])
+    row_numbers = torch.arange(rows.start, rows.stop, device=squared.device)[suspects]
     column_numbers = torch.arange(columns.start, columns.stop, device=squared.device)
+    pairs = close.nonzero()
+    if len(pairs) > MANY_NEAR * squared.numel():
+        exact = squared[suspects]
+        if squared.dtype == torch.float32:
+            _by_float64(exact, close, x.given(row_numbers), y.given(column_numbers))
+        _by_groups(exact, close, x.given(row_numbers), y.given(column_numbers))
+        squared[suspects] = exact
+        pairs = close.nonzero()
+    for part in pairs.split(max(1, NUMBERS_AT_ONCE // max(1, x.rows.shape[1]))):
+        i, j = part.T
+        difference = x.given(row_numbers[i]).sub_(y.given(column_numbers[j]))
+        squared[suspects[i], j] = difference.square_().sum(1)
+
+
+def _by_float64(squared: torch.Tensor, close: torch.Tensor, X: torch.Tensor, Y: torch.Tensor) -> None:
+    """Fill the `close` entries of squared float32 (n, m) but for duplicates, which stay the only close ones."""
+    X, Y = X.double(), Y.double()
+    middle = Y.mean(0)
+    X, Y = X.sub_(middle), Y.sub_(middle)
+    norm_x, norm_y = X.square().sum(1), Y.square().sum(1)
+    again = _gram_form(X, Y, norm_x, norm_y)
+    duplicate = again < DUPLICATE * (norm_x[:, None] + norm_y)
+    squared.copy_(torch.where(close & ~duplicate, again.float(), squared))
+    close &= duplicate
+
+
+def _by_groups(squared: torch.Tensor, close: torch.Tensor, X: torch.Tensor, Y: torch.Tensor) -> None:
+    """Fill `close` entries while there are many, the largest group first, by the Gram form about one of its members."""
+    share = NEAR_FLOAT64 if X.dtype == torch.float64 else NEAR["float32"]
     for _ in range(MOST_GROUPS):
         if int(close.count_nonzero()) <= MANY_NEAR * squared.numel():
-            break
+            return
         row = int(close.sum(1).argmax())
         column = int(close[row].int().argmax())
         i, j = close[:, column].nonzero()[:, 0], close[row].nonzero()[:, 0]
-        anchor = y.given(column_numbers[column : column + 1])
-        X, Y = x.given(row_numbers[i]).sub_(anchor), y.given(column_numbers[j]).sub_(anchor)
-        norm_x, norm_y = X.square().sum(1), Y.square().sum(1)
-        again, total = _gram_form(X, Y, norm_x, norm_y), norm_x[:, None] + norm_y
-        near = NEAR_FLOAT64 if X.dtype == torch.float64 else NEAR["float32"]
-        accurate = (total == 0) | (again >= near * total)
+        near_x, near_y = X[i] - Y[column], Y[j] - Y[column]
+        norm_x, norm_y = near_x.square().sum(1), near_y.square().sum(1)
+        again, total = _gram_form(near_x, near_y, norm_x, norm_y), norm_x[:, None] + norm_y
         group = (i[:, None], j[None, :])
-        accurate &= close[group]
+        accurate = close[group] & ((total == 0) | (again >= share * total))
+        if not bool(accurate.any()):
+            return
         squared[group] = torch.where(accurate, again, squared[group])
         close[group] &= ~accurate
-        if not bool(accurate.any()):
-            break
-    pairs = close.nonzero()
-    step = max(1, NUMBERS_AT_ONCE // max(1, x.rows.shape[1]))
-    for start in range(0, len(pairs), step):
-        i, j = pairs[start : start + step].T
-        squared[i, j] = x.given(row_numbers[i]).sub_(y.given(column_numbers[j])).square_().sum(1)
 
 
 def in_order(function: Callable[..., Result], items: Sequence[tuple[Any, ...]], threads: int) -> Iterator[Result]:

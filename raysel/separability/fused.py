@@ -104,7 +104,8 @@ def tile_sums(
     by_row = inner.new_empty(parts_y, cells, n)
     by_column = inner.new_empty(parts_x, cells, m)
     near_pairs = torch.empty(parts_x, parts_y, dtype=torch.int32, device=inner.device)
-    arguments = (inner, x.norms[rows], y.norms[columns], codes_x, codes_y, by_row, by_column, near_pairs, n, m, x.near)
+    near = float(torch.maximum(x.near[rows].max(), y.near[columns].max()))
+    arguments = (inner, x.norms[rows], y.norms[columns], codes_x, codes_y, by_row, by_column, near_pairs, n, m, near)
     sum_part[(parts_x, parts_y)](*arguments, SAME=same, CELLS=cells, PART=PART)
     near_parts = near_pairs.nonzero().tolist()
     if len(near_parts) > MOST_NEAR_PARTS:

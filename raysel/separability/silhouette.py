@@ -174,11 +174,12 @@ def euclidean_sums(
         block_bytes = int(torch.cuda.get_device_properties(device).total_memory * GPU_SHARE)
     blocks = max(1, round(len(X) * X.shape[1] * width / block_bytes))
     cuts = np.linspace(0, len(X), blocks + 1).astype(np.int64)
-    sums = np.zeros((len(X), clusters))
+    sums, sizes = np.zeros((len(X), clusters)), np.bincount(own, minlength=clusters)
 
     def block(k: int) -> tuple[NDArray[np.int64], Block]:
         rows = order[cuts[k] : cuts[k + 1]]
-        return rows, make_block(X, rows, own[rows], origin, device=device, precision=precision, threads=threads)
+        how: dict[str, Any] = {"device": device, "precision": precision, "sizes": sizes, "threads": threads}
+        return rows, make_block(X, rows, own[rows], origin, **how)
 
     rows_x, x = block(0)
     for i in range(blocks):

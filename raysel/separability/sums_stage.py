@@ -43,13 +43,15 @@ CLUSTER = ["lang", "lang_raw", "script"]
 
 @dataclass(frozen=True)
 class Cells:
-    """clusters: (language, raw language, script), sorted; tasks: sorted, None among them where a row has none.
+    """clusters: (language, raw language, script), sorted; tasks: sorted, None among them where a row has none; sizes:
+    the rows of each cluster, by task.
 
     A cell is a cluster within a task; its number is cluster * len(tasks) + task.
     """
 
     clusters: list[tuple[str, str, str]]
     tasks: list[str | None]
+    sizes: list[list[int]]
 
     def of(self, table: pa.Table) -> NDArray[np.int64]:
         """int64 (n,): the cell of every row."""
@@ -89,7 +91,8 @@ def run(run: StageRun) -> StageOutput:
     for record in described:
         rows.update({tuple(cell[:-1]): cell[-1] for cell in record.summary["cells"]})
     tasks = sorted({cell[3] for cell in rows}, key=lambda task: (task is None, task or ""))
-    cells = Cells(sorted({cell[:3] for cell in rows}), tasks)
+    clusters = sorted({cell[:3] for cell in rows})
+    cells = Cells(clusters, tasks, [[rows[(*cluster, task)] for task in tasks] for cluster in clusters])
 
     pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
     todo_pairs = [pair for pair in pairs if ("pair", _pair_index(pair, blocks)) not in finished]
@@ -116,7 +119,7 @@ def run(run: StageRun) -> StageOutput:
             "clusters": [list(cluster) for cluster in cells.clusters],
             "tasks": tasks,
             # Members of each cluster, by task.
-            "sizes": [[rows[(*cluster, task)] for task in tasks] for cluster in cells.clusters],
+            "sizes": cells.sizes,
             "blocks": len(blocks),
             "distances": int(sum(distances.values())),
         },
@@ -191,6 +194,7 @@ def write_pair(
         order = np.argsort(own, kind="stable")
         X = torch.from_numpy(_matrix(table))
         how = {"device": plan["device"], "precision": precision, "tile": plan["tile"], "threads": cores}
+        how["sizes"] = np.array(cells.sizes, dtype=np.int64).reshape(-1)
         made = make_block(X, order, own[order], origin, **how)
         sides.append((made, order, own[order] % len(cells.tasks)))
     (x, order_x, task_x), (y, order_y, task_y) = sides[0], sides[-1]
