@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 if TYPE_CHECKING:
-    from raysel.separability.distance_sums import Block
+    from raysel.separability.blocks import Block
 
 # A program's part of a tile. Its rows and columns are of a few cells each, MOST_CELLS at most.
 PART = 128

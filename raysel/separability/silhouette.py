@@ -14,16 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysel.separability.distance_sums import (
-    NEAR,
-    NEAR_FLOAT64,
-    Block,
-    Precision,
-    block_sums,
-    make_block,
-    moments,
-    origin_of,
-)
+from raysel.separability.blocks import NEAR, NEAR_FLOAT64, Block, Precision, make_block, moments, origin_of
+from raysel.separability.distance_sums import block_sums
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
 # Two blocks are in memory at once, besides X itself. On a GPU this share of its memory: operands in lower precision
@@ -58,7 +50,7 @@ def silhouette_samples(
 
     X: float16, bfloat16, float32 or float64 (other numbers become float64), NumPy or torch, on any device. metric:
     "euclidean", or "sqeuclidean" or "cosine", which take time linear in N. device: where to compute (default: where X
-    is). precision: how inner products of float32 samples are multiplied, see `distance_sums.operands`. A sample alone
+    is). precision: how inner products of float32 samples are multiplied, see `blocks.operands`. A sample alone
     in its cluster scores 0. Raises ValueError unless 2 <= clusters <= N - 1, and for NaN, infinity, a shape mismatch
     or labels that are not hashable.
     """

@@ -19,16 +19,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from raysel.separability.distance_sums import (
-    CPU_TILE,
-    GPU_TILE,
-    Moments,
-    Origin,
-    block_sums,
-    make_block,
-    moments,
-    origin_of,
-)
+from raysel.separability.blocks import CPU_TILE, GPU_TILE, Moments, Origin, make_block, moments, origin_of
+from raysel.separability.distance_sums import block_sums
 from raysel.separability.rescoring import merge_columns
 from raysel.separability.settings import SeparabilitySettings
 from raysel.stage import StageOutput, StageRun

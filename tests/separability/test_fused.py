@@ -11,7 +11,7 @@ import pytest
 CHECK = """
 import numpy as np, torch
 from raysel.separability import distance_sums, fused
-from raysel.separability.distance_sums import make_block, moments, origin_of
+from raysel.separability.blocks import make_block, moments, origin_of
 
 def check(rows, clusters, precision, duplicates):
     rng = np.random.default_rng(rows)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples as sklearn_silhouette
 
 from raysel.separability import silhouette, silhouette_samples
-from raysel.separability.distance_sums import CPU_TILE, MOST_RUNS, block_sums, make_block, moments, origin_of, runs_of
+from raysel.separability.blocks import CPU_TILE, make_block, moments, origin_of, runs_of
+from raysel.separability.distance_sums import MOST_RUNS, block_sums
 from raysel.separability.silhouette import silhouette_details
 
 TOLERANCE = {np.float64: 1e-6, np.float32: 1e-5}
