@@ -176,9 +176,13 @@ def refuse_small_pool(
     lines = []
     for lang, count in list(short.items())[:8]:
         rows, taken = available[lang], pool.get(lang, 0)
-        # A minimum elsewhere, or the last row of the rounding, may have changed the plain share.
-        plain = rho is not None and round(rows * rho) == taken
-        how = f"round({rows:,} rows x rho {rho:g}) = {taken:,}" if plain else f"{taken:,} of {rows:,} rows"
+        how = f"{taken:,} of {rows:,} rows"
+        if rho is not None:
+            # The last rows of the rounding, and a minimum elsewhere, are settled on the largest shares.
+            share = round(rows * rho)
+            how = (
+                f"round({rows:,} rows x rho {rho:g}) = {share:,}{f', settled to {taken:,},' if taken != share else ''}"
+            )
         lines.append(f"{lang}: {how} in the pool, quota {count:,}")
     if len(short) > len(lines):
         lines.append(f"and {len(short) - len(lines)} more languages")

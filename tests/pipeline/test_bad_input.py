@@ -169,7 +169,7 @@ def test_a_small_pool_is_refused_before_anything_is_embedded(ray_address: str, e
         experiment, "--until", "pool", "--set", "mixture.quota=proportional", "--set", "mixture.total=9",
         "--set", "preselect.rho=0.4",
     )  # fmt: skip
-    assert "round(3 rows x rho 0.4) = 2 in the pool, quota 3" in stderr
+    assert "round(3 rows x rho 0.4) = 1, settled to 2, in the pool, quota 3" in stderr
     assert not (experiment.parent / "store" / "vectors").exists()
 
 

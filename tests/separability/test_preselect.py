@@ -159,7 +159,7 @@ def test_a_pool_below_its_quota_is_refused_with_the_arithmetic() -> None:
         refuse_small_pool(quota, pool, rows)
     refuse_small_pool({"sw": 20}, {"sw": 20}, {"sw": 100}, rho=0.2)
     rows = {"a": 1000, "b": 10, "c": 10}
-    with pytest.raises(PoolError, match=r"a: 184 of 1,000 rows in the pool, quota 190") as caught:
+    with pytest.raises(PoolError, match=r"= 200, settled to 184, in the pool, quota 190") as caught:
         refuse_small_pool({"a": 190}, pool_sizes(rows, rho=0.2, minimum=10), rows, rho=0.2, minimum=10)
     assert "(0.21 is enough)" in str(caught.value)
 
