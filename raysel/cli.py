@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from raysel.errors import UserError
+from raysel.errors import IncompleteError, UserError
 
 app = typer.Typer(
     help="Choose multilingual instruction data by language separability, fine-tune on it, and see what that did.",
@@ -178,6 +178,10 @@ def main() -> None:
         sys.stdout.flush()
         print(f"raysel: {error}", file=sys.stderr)
         sys.exit(2)
+    except IncompleteError as error:
+        sys.stdout.flush()
+        print(f"raysel: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         # From a Ray worker the error comes wrapped, its number lost: the text is what both have.
         if os.strerror(errno.ENOSPC) not in str(error):

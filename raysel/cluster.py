@@ -6,11 +6,13 @@ something heavy (a model). Descriptions and summaries travel through the driver,
 """
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
 import socket
 import time
+import traceback
 import uuid
 import warnings
 from collections import Counter
@@ -31,6 +33,7 @@ LEASE_POLL_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
 CANCEL_TRIES = 30
 STALL_SECONDS = 2 * 3600.0
+WORKER_DIED = "its worker process ended without a word (killed, or the machine was out of memory)"
 TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -79,6 +82,15 @@ class Cluster:
 
     def gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
+
+    def memory_bytes(self) -> int:
+        """Memory that Ray lets workers use, over all nodes."""
+        return int(ray.cluster_resources().get("memory", 0))
+
+    def places(self, *, num_cpus: float, num_gpus: float = 0) -> int:
+        """How many workers of `num_cpus` and `num_gpus` (not both 0) the nodes hold at the same time."""
+        each = {resource: number for resource, number in (("CPU", num_cpus), ("GPU", num_gpus)) if number}
+        return places([node["Resources"] for node in ray.nodes() if node["Alive"]], each)
 
     def cpus_each(self, workers: int) -> int:
         """The most whole CPUs that each of `workers` workers can have at the same time, at least 1."""
@@ -135,9 +147,9 @@ class Cluster:
             if ray.is_initialized():
                 _cancel(list(waiting))
 
-    def run_task(self, function: Callable[..., Any], *arguments: Any, num_cpus: float = 1) -> Any:
+    def run_task(self, function: Callable[..., Any], *arguments: Any, num_cpus: float = 1, num_gpus: float = 0) -> Any:
         """Run one function on the cluster and give its result."""
-        return next(iter(self.map_tasks(function, [arguments], num_cpus=num_cpus)))[1]
+        return next(iter(self.map_tasks(function, [arguments], num_cpus=num_cpus, num_gpus=num_gpus)))[1]
 
     def map_actors(
         self,
@@ -148,61 +160,42 @@ class Cluster:
         workers: int,
         num_cpus: float = 1,
         num_gpus: float = 0,
-        retries: int = 3,
+        tries: int = 3,
+        at_once: int = 1,
         stall_seconds: float = STALL_SECONDS,
     ) -> Iterator[dict[str, Any]]:
         """Stream `items` through a pool of `workers` Ray Data actors; yield what each call returned, as it comes.
 
         `worker(**arguments)` is made once per actor; `worker.process(item)` gets one item and returns a small
-        dict of plain values. An actor that dies is replaced and its item done again, up to `retries` times.
-        `TimeoutError` when no item was finished for `stall_seconds`. Stopping early stops the actors.
+        dict of plain values; `at_once` calls of it run in an actor at the same time, in threads. An item whose actor
+        dies, or raises what is not the user's mistake, is tried again when all others are done, alone on its actor.
+        `ItemsFailedError` at the end, with those that failed `tries` times; `TimeoutError` when no item was finished
+        for `stall_seconds`. Stopping early stops the actors.
         """
-        import ray.data
-
         self.refuse_unless_placeable(worker.__name__, workers, num_cpus=num_cpus, num_gpus=num_gpus)
+        left = dict(enumerate(items))
         if not items:
             return
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it also raises
-        context = ray.data.DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        context.execution_no_progress_timeout_s = stall_seconds
-        blocks = [pa.table({"item": pa.array([cloudpickle.dumps(dict(item))], pa.binary())}) for item in items]
-        names: list[str] = []
-
-        def named() -> dict[str, Any]:
-            names.append(f"map_actors-{uuid.uuid4().hex}")
-            return {"name": names[-1]}
-
-        with ray.data.DataContext.current(context), warnings.catch_warnings():
-            # The names and the limit on retries are `ray_remote_args`, deprecated in 2.60 with nothing in their place.
-            # Without the limit an item that kills its actor would be tried for ever.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            results = ray.data.from_arrow(blocks).map_batches(
-                _ActorWorker,
-                fn_constructor_args=(worker, dict(arguments)),
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=workers),
+        failures = f"failures-{uuid.uuid4().hex}"
+        for attempt in range(tries):
+            if not left:
+                break
+            pool = _ActorPool(
+                worker,
+                dict(arguments),
+                # What a lost node leaves room for.
+                workers=max(1, min(workers, len(left), self.places(num_cpus=num_cpus, num_gpus=num_gpus))),
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
-                max_task_retries=retries,
-                ray_remote_args_fn=named,
+                at_once=at_once if attempt == 0 else 1,
+                stall_seconds=stall_seconds,
             )
-        batches = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        try:
-            with contextlib.closing(iter(batches)) as stream:
-                for batch in stream:
-                    raise_if_interrupted()
-                    for outcome in map(cloudpickle.loads, batch["result"].to_pylist()):
-                        if isinstance(outcome, UserError):
-                            raise outcome
-                        yield outcome
-        except ray.data.exceptions.ExecutionTimeoutError as error:
-            raise TimeoutError(_stalled(worker.__name__, stall_seconds)) from error
-        finally:
-            # Ray Data lets its actors go without stopping them. After an error, or with an item that hangs, they would
-            # live on and keep their CPUs, and the next pool would wait for ever.
-            _kill_actors(names)
+            for index, result in pool.stream(left, failures):
+                del left[index]
+                yield result
+        reasons = _collected_failures(failures)
+        if left:
+            raise ItemsFailedError({index: reasons.get(index, WORKER_DIED) for index in left}, tries)
 
     @contextlib.contextmanager
     def lease(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
@@ -259,14 +252,103 @@ def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> i
     return sum(min(int(node.get(name, 0) / number + 1e-9) for name, number in each.items()) for node in nodes)
 
 
+class ItemsFailedError(Exception):
+    """`reasons`: why each item, by its index, failed the last of its `tries` tries."""
+
+    def __init__(self, reasons: Mapping[int, str], tries: int) -> None:
+        super().__init__(f"{len(reasons)} items failed {tries} times: {dict(reasons)}")
+        self.reasons, self.tries = reasons, tries
+
+
+class _Failures:
+    """Why items failed, as the actors said before they ended. Made by the first that has something to say."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[int, str] = {}
+
+    def add(self, index: int, reason: str) -> None:
+        self.reasons[index] = reason
+
+    def read(self) -> dict[int, str]:
+        return self.reasons
+
+
+@dataclass
+class _ActorPool:
+    """One pass of items through Ray Data actors. See `Cluster.map_actors`."""
+
+    worker: type
+    arguments: dict[str, Any]
+    workers: int
+    num_cpus: float
+    num_gpus: float
+    at_once: int
+    stall_seconds: float
+
+    def stream(self, items: Mapping[int, Mapping[str, Any]], failures: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(index, result) of each item that did not fail, as they come; the actors are gone when this ends."""
+        import ray.data
+
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it also raises
+        context = ray.data.DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = self.stall_seconds
+        context.max_errored_blocks = -1  # what a dead actor was at is left for the next pass
+        pickled = [cloudpickle.dumps((index, dict(item))) for index, item in items.items()]
+        blocks = [pa.table({"item": pa.array([item], pa.binary())}) for item in pickled]
+        names: list[str] = []
+
+        def named() -> dict[str, Any]:
+            names.append(f"map_actors-{uuid.uuid4().hex}")
+            return {"name": names[-1]}
+
+        with ray.data.DataContext.current(context), warnings.catch_warnings():
+            # The names are `ray_remote_args`, deprecated in 2.60 with nothing in their place.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            results = ray.data.from_arrow(blocks).map_batches(
+                _ActorWorker,
+                fn_constructor_args=(self.worker, self.arguments, failures),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(
+                    size=self.workers,
+                    max_concurrent_calls_per_actor=self.at_once,
+                    enable_true_multi_threading=True,
+                    # An item waits at an actor only as long as another is worked on: what dies with it is little.
+                    max_tasks_in_flight_per_actor=self.at_once,
+                ),
+                num_cpus=self.num_cpus,
+                num_gpus=self.num_gpus,
+                max_task_retries=0,
+                ray_remote_args_fn=named,
+            )
+        batches = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        try:
+            with contextlib.closing(iter(batches)) as stream:
+                for batch in stream:
+                    raise_if_interrupted()
+                    for index, outcome in map(cloudpickle.loads, batch["result"].to_pylist()):
+                        if isinstance(outcome, (UserError, OSError)):
+                            raise outcome
+                        yield index, outcome
+        except ray.data.exceptions.ExecutionTimeoutError as error:
+            raise TimeoutError(_stalled(self.worker.__name__, self.stall_seconds)) from error
+        finally:
+            # Ray Data lets its actors go without stopping them. After an error, or with an item that hangs, they would
+            # live on and keep their CPUs, and the next pool would wait for ever.
+            _kill_actors(names)
+
+
 class _ActorWorker:
     """Adapts a class with `process(item)` to Ray Data's batches of one row.
 
     Items and results cross pickled: as Arrow columns a tuple would come back as a list, and an empty dict as None. A
-    `UserError` crosses as a result, since Ray Data wraps what is raised in an error of its own and drops the cause.
+    `UserError` crosses as a result, since Ray Data wraps what is raised in an error of its own and drops the cause; so
+    does a full disk, which no other try would mend.
     """
 
-    def __init__(self, worker: type, arguments: dict[str, Any]) -> None:
+    def __init__(self, worker: type, arguments: dict[str, Any], failures: str) -> None:
+        self.failures = failures
         self.mistake: UserError | None = None
         try:
             self.worker = worker(**arguments)
@@ -274,16 +356,22 @@ class _ActorWorker:
             self.mistake = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        outcomes = [self.outcome(cloudpickle.loads(item)) for item in batch["item"].to_pylist()]
+        outcomes = [self.outcome(*cloudpickle.loads(item)) for item in batch["item"].to_pylist()]
         return pa.table({"result": pa.array(map(cloudpickle.dumps, outcomes), pa.binary())})
 
-    def outcome(self, item: dict[str, Any]) -> Any:
+    def outcome(self, index: int, item: dict[str, Any]) -> tuple[int, Any]:
         if self.mistake is not None:
-            return self.mistake
+            return index, self.mistake
         try:
-            return self.worker.process(item)
+            return index, self.worker.process(item)
         except UserError as error:
-            return error
+            return index, error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the item is tried again and in the end named
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                return index, error
+            # The process goes too: after an error on a GPU everything else in it fails as well.
+            ray.get(_failures(self.failures).add.remote(index, "".join(traceback.format_exception(error))))
+            os._exit(1)
 
 
 class _LeaseHolder:
@@ -326,6 +414,21 @@ def _cancel(references: list[Any]) -> None:
         for reference in references:
             ray.cancel(reference, force=True)
         _, references = ray.wait(references, num_returns=len(references), timeout=1.0, fetch_local=False)
+
+
+def _failures(name: str) -> Any:
+    options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0}
+    return ray.remote(_Failures).options(**options, get_if_exists=True).remote()
+
+
+def _collected_failures(name: str) -> dict[int, str]:
+    try:
+        failures = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return {}
+    reasons: dict[int, str] = ray.get(failures.read.remote())
+    ray.kill(failures)
+    return reasons
 
 
 def _kill_actors(names: Sequence[str]) -> None:

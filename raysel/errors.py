@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""The errors that are shown as one message, without a traceback."""
 
 import copyreg
 from typing import Any
@@ -14,3 +14,10 @@ class UserError(ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Crosses processes whole, also where a subclass's `__init__` takes something else than the message."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+
+class IncompleteError(RuntimeError):
+    """Part of the work failed each time it was tried and was set aside; the rest is finished and stored.
+
+    The command line prints the message alone on stderr and ends with exit code 1.
+    """

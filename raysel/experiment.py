@@ -18,7 +18,7 @@ from raysel.errors import UserError
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.languages.settings import LanguagesSettings
 from raysel.mixture.settings import CurriculumSettings, MixtureSettings
-from raysel.models.settings import ModelSettings
+from raysel.models.settings import JINJA_FILES, ModelSettings
 from raysel.report.settings import ReportSettings
 from raysel.selection.settings import SelectionSettings
 from raysel.separability.settings import PreselectSettings, SeparabilitySettings
@@ -27,7 +27,10 @@ from raysel.training.settings import TrainingSettings
 
 # These may also be a name on the Hugging Face hub: they are paths only where such a file or folder exists.
 NAME_OR_PATH = (("corpus", "path"), ("model", "path"), ("embedding", "model", "path"))
-PATH_KEYS = (("storage",), ("evaluation", "tasks"), *NAME_OR_PATH)
+TEMPLATES = tuple(
+    (*keys, *more) for keys in (("model", "template"), ("embedding", "model", "template")) for more in ((), ("name",))
+)
+PATH_KEYS = (("storage",), ("evaluation", "tasks"), *TEMPLATES, *NAME_OR_PATH)
 
 
 class ExperimentError(UserError):
@@ -35,14 +38,23 @@ class ExperimentError(UserError):
 
 
 class ClusterSettings(Section):
-    """Which Ray to use: the cluster at `address`, else a local one with `num_cpus` CPUs (default: all)."""
+    """Which Ray to use: the cluster at `address`, else a local one with `num_cpus` CPUs (default: all).
+
+    nodes, gpus_per_node and gpu_memory_gb say what machines `raysel plan` plans for; a run asks the cluster itself.
+    """
 
     address: str | None = None
     num_cpus: int | None = Field(None, ge=1)
+    nodes: int = Field(1, ge=1)
+    gpus_per_node: int = Field(0, ge=0)
+    gpu_memory_gb: float | None = Field(None, gt=0)
 
     def without_effect(self) -> list[str]:
         both = self.address is not None and self.num_cpus is not None
-        return ["num_cpus: the cluster at address has its own CPUs"] if both else []
+        idle = ["num_cpus: the cluster at address has its own CPUs"] if both else []
+        if self.gpus_per_node and self.gpu_memory_gb is None:
+            idle.append("gpus_per_node: without gpu_memory_gb nothing can be planned for them")
+        return idle
 
 
 class Experiment(Section):
@@ -174,6 +186,8 @@ def _resolve_paths(data: dict[str, Any], folder: Path, only: tuple[str, ...] | N
         if not isinstance(inner, dict) or not isinstance(inner.get(keys[-1]), str):
             continue
         value = inner[keys[-1]]
+        if keys in TEMPLATES and not value.endswith(JINJA_FILES):
+            continue
         if "://" in value and ("@" in value or "_key=" in value):
             raise ExperimentError(
                 f"{'.'.join(keys)} holds credentials, which would be written into the run's record: put them into the "

@@ -1,5 +1,6 @@
 """`raysel inspect`: samples as the model sees them."""
 
+from collections import Counter
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +16,8 @@ from raysel.corpus.rows import standardise
 from raysel.corpus.stage import leaf_files
 from raysel.experiment import Experiment
 from raysel.models.loading import ModelError, find_model, load_tokenizer
-from raysel.models.templates import sample_text
+from raysel.models.settings import ModelSettings
+from raysel.models.templates import end_of_turn, sample_text, template_source
 from raysel.pipeline import expand
 from raysel.store import Store
 from raysel.training.examples import IGNORED, instruction_example
@@ -24,41 +26,91 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PARTS_LOOKED_AT = 20
+ROWS_COUNTED = 2000
 
 
 def print_samples(experiment: Experiment, count: int, console: Console) -> None:
-    """Print `count` samples spread over the corpus's files: trained tokens in green, the embedded token reversed."""
+    """Print `count` samples spread over the corpus's files: trained tokens in green, the embedded token reversed.
+
+    Where another model (`embedding.model`) gives the vectors, what it is fed is printed under each sample. Last comes
+    how many samples are cut, by language.
+    """
     with TemporaryDirectory() as scratch:
-        tokenizer = _tokenizer(experiment, Path(scratch))
-    console.print("trained on: [green]green[/green]; whose hidden state is taken: [reverse]reversed[/reverse]")
+        tokenizer = _tokenizer(experiment, experiment.model, Path(scratch))
+        embedded = experiment.embedding.model
+        feeder = _tokenizer(experiment, embedded, Path(scratch)) if embedded else tokenizer
+    fed = _Fed(experiment, feeder)
+    taken = "reversed" if embedded is None else "reversed, in what embedding.model is fed"
+    console.print(f"trained on: [green]green[/green]; whose hidden state is taken: [reverse]{taken}[/reverse]")
     for row in islice(_rows(experiment), count):
         console.rule(f"{row['id']} ({row['lang']})", align="left")
-        taken = sample_text(tokenizer, row["prompt"], row["response"])
-        ids = tokenizer(taken, add_special_tokens=False)["input_ids"][: experiment.embedding.max_tokens]
+        ids = fed.ids(row)[: experiment.embedding.max_tokens]
         example = instruction_example(tokenizer, row["prompt"], row["response"], experiment.training.data.max_tokens)
         text = Text()
-        styled = list(zip(example.input_ids.tolist(), _styles(example.labels, taken=len(ids) - 1), strict=True))
+        # The taken token is one of those trained on, where both see the same tokens up to it.
+        same = embedded is None and example.input_ids.tolist()[: len(ids)] == ids
+        place = len(ids) - 1 if same else None
+        styled = list(zip(example.input_ids.tolist(), _styles(example.labels, taken=place), strict=True))
         for style, run in groupby(styled, key=itemgetter(1)):
             # A character may be several tokens: what shares a style is decoded together.
             text.append(tokenizer.decode([token for token, _ in run]), style=style)
         console.print(text)
+        if not same:
+            whole = Text(feeder.decode(ids[:-1]), style="dim")
+            console.print(whole.append(feeder.decode(ids[-1:]), style="dim reverse"))
         console.print(
             f"{len(example.input_ids)} tokens, {example.trained_tokens} trained on"
             f"{', cut at training.data.max_tokens' if example.truncated else ''}; "
-            f"embedded: {len(ids)} tokens, the last is {tokenizer.decode([ids[-1]])!r}",
+            f"embedded: {len(ids)} tokens, the last is {feeder.decode([ids[-1]])!r}",
             style="dim",
             markup=False,
             highlight=False,
         )
+    console.print(_truncation(experiment, fed), markup=False, highlight=False)
 
 
-def _styles(labels: np.ndarray, *, taken: int) -> list[str]:
+class _Fed:
+    """What the embedding model is fed of a row."""
+
+    def __init__(self, experiment: Experiment, tokenizer: "PreTrainedTokenizerBase") -> None:
+        settings = experiment.embedding
+        self.tokenizer = tokenizer
+        self.add_special_tokens = (settings.model or experiment.model).template.legacy_bos
+        self.closing = end_of_turn(tokenizer) if settings.token == "end_of_turn" else ""
+
+    def ids(self, row: dict[str, Any]) -> list[int]:
+        text = sample_text(self.tokenizer, row["prompt"], row["response"]) + self.closing
+        ids: list[int] = self.tokenizer(text, add_special_tokens=self.add_special_tokens, verbose=False)["input_ids"]
+        return ids
+
+
+def _truncation(experiment: Experiment, fed: _Fed) -> str:
+    """How many samples are cut, by language: of all where the vectors exist, else of the first rows of each file."""
+    limit = experiment.embedding.max_tokens
+    store = Store(experiment.storage)
+    step = next(step for step in expand(experiment, store) if step.stage == "vectors")
+    vectors = store.artifact(step.stage, step.fingerprint)
+    if vectors is not None:
+        rows, cut, of = Counter(vectors.summary["languages"]), Counter(vectors.summary["truncated"]), "all samples"
+    else:
+        rows, cut = Counter(), Counter()
+        for row in islice(_rows(experiment), ROWS_COUNTED):
+            rows[row["lang"]] += 1
+            cut[row["lang"]] += len(fed.ids(row)) > limit
+        of = f"{rows.total():,} samples looked at"
+    if not cut.total():
+        return f"embedded: none of {of} is cut at {limit:,} tokens (embedding.max_tokens)"
+    most = sorted(((lang, count) for lang, count in cut.items() if count), key=lambda item: -item[1] / rows[item[0]])
+    shares = ", ".join(f"{lang} {count:,} of {rows[lang]:,}" for lang, count in most)
+    return f"embedded: of {of}, {cut.total():,} are cut at {limit:,} tokens (embedding.max_tokens): {shares}"
+
+
+def _styles(labels: np.ndarray, *, taken: int | None) -> list[str]:
     styles = ["green" if label != IGNORED else "dim" for label in labels]
     return [f"{style} reverse" if place == taken else style for place, style in enumerate(styles)]
 
 
-def _tokenizer(experiment: Experiment, scratch: Path) -> "PreTrainedTokenizerBase":
-    model = experiment.model
+def _tokenizer(experiment: Experiment, model: ModelSettings, scratch: Path) -> "PreTrainedTokenizerBase":
     if model.path is not None:
         folder = find_model(model.path, revision=model.revision)
     else:
@@ -68,7 +120,7 @@ def _tokenizer(experiment: Experiment, scratch: Path) -> "PreTrainedTokenizerBas
         if artifact is None:
             raise ModelError("the small base model is not made yet: raysel run EXPERIMENT --until base_model makes it")
         folder = artifact.local_folder("model", scratch)
-    return load_tokenizer(folder, model.template, trust_remote_code=model.trust_remote_code)
+    return load_tokenizer(folder, template_source(model.template.name), trust_remote_code=model.trust_remote_code)
 
 
 def _rows(experiment: Experiment) -> Any:

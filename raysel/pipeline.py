@@ -27,7 +27,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "corpus": (2, "raysel.corpus.stage:run"),
     "base_model": (1, "raysel.training.base_model_stage:run"),
     "quota": (1, "raysel.mixture.quota_stage:run"),
-    "vectors": (2, "raysel.embedding.stage:run"),
+    "vectors": (3, "raysel.embedding.stage:run"),
     "sums": (2, "raysel.separability.sums_stage:run"),
     "scores": (2, "raysel.separability.scores_stage:run"),
     "pool": (2, "raysel.separability.pool_stage:run"),
@@ -92,6 +92,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     from raysel.corpus.stage import leaf_files as corpus_files
     from raysel.evaluation.tasks import check
     from raysel.evaluation.tasks import leaf_files as task_files
+    from raysel.models.templates import template_source
 
     seed, model = experiment.seed, experiment.model
     files = corpus_files(experiment.corpus)
@@ -137,13 +138,14 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         "vectors",
         {
             "embedding": counted(experiment.embedding) | {"model": None},
-            "template": how.template,
+            "template": template_source(how.template.name),
+            "legacy_bos": how.template.legacy_bos,
             "trust_remote_code": how.trust_remote_code,
         },
         "corpus",
         more_inputs={} if embedded else base,
         leaves={"model": _model_leaf(store, embedded)} if embedded else leaf,
-        execution={"embedding": experiment.embedding, "model": how},
+        execution={"embedding": experiment.embedding, "cluster": experiment.cluster},
     )
     separability = experiment.separability
     add(
@@ -166,7 +168,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     add(
         "tokens",
         "tokens",
-        {"data": experiment.training.data, "template": model.template, **trained},
+        {"data": experiment.training.data, "template": template_source(model.template.name), **trained},
         "order",
         "corpus",
         more_inputs=base,
@@ -231,9 +233,10 @@ def _digests(store: Store, files: list[str]) -> dict[str, str]:
 
 
 def _model_leaf(store: Store, model: Any) -> Leaf:
-    from raysel.models.loading import find_model
+    from raysel.models.loading import find_model, refuse_without_template
 
     folder = find_model(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    refuse_without_template(folder, model.template.name)
     return Leaf(str(folder), _digests(store, sorted(str(file) for file in folder.iterdir() if file.is_file())))
 
 

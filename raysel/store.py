@@ -160,15 +160,17 @@ class Attempt:
     def address(self) -> str:
         return f"{self.stage}/{self.fingerprint}"
 
-    def plan(self, choose: Callable[[], dict[str, Any]], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def plan(
+        self, choose: Callable[[], dict[str, Any]], given: Mapping[str, Any] | None = None, *, name: str = "plan"
+    ) -> dict[str, Any]:
         """The stored plan of this artifact; where there is none yet, `choose()` makes it and it is stored.
 
         `given` is what the user asked for (None: left open). Another wish has a plan of its own, so that a token budget
         that was too large for the memory can be lowered. Attempts that choose at once all get the plan of the one that
-        stored it first.
+        stored it first. `name`: of the file; what workers measure is a plan beside the driver's.
         """
         asked = {key: value for key, value in (given or {}).items() if value is not None}
-        path = f"{self.address}/plan{'-' + digest(asked)[:8] if asked else ''}.json"
+        path = f"{self.address}/{name}{'-' + digest(asked)[:8] if asked else ''}.json"
         if (plan := self.store.read_json(path)) is not None:
             return plan
         self.store.write_json(path, choose(), once=True)

@@ -126,6 +126,7 @@ def vectors_schema(width: int, dtype: str) -> pa.Schema:
             pa.field("lang_raw", pa.string(), nullable=False),
             pa.field("task", pa.string()),
             pa.field("script", pa.string(), nullable=False),
+            pa.field("fed_hash", pa.uint64(), nullable=False),
         ]
     )
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysel.cluster import Cluster, places, refuse_unless_answering
+from raysel.cluster import Cluster, ItemsFailedError, places, refuse_unless_answering
 from raysel.errors import UserError
 
 
@@ -180,10 +182,28 @@ class DiesOnce:
         return item
 
 
-class DiesAlways:
+class FailsAtSome:
+    """Is killed at item 2, raises at item 5, and leaves a file for each try."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
     def process(self, item: dict[str, Any]) -> dict[str, Any]:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return item
+        (self.folder / uuid.uuid4().hex).write_text(str(item["number"]))
+        if item["number"] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item | {"inverse": 1 / (item["number"] - 5)}
+
+
+class Meets:
+    """Each call waits for another one: alone it would wait for ever."""
+
+    def __init__(self) -> None:
+        self.meeting = threading.Barrier(2)
+
+    def process(self, item: dict[str, Any]) -> dict[str, Any]:
+        self.meeting.wait()
+        return {"pid": os.getpid()}
 
 
 class RefusesFour:
@@ -238,10 +258,29 @@ def test_an_actor_that_dies_is_replaced_and_nothing_is_lost(cluster: Cluster, tm
     assert sorted(item["number"] for item in results) == list(range(12))
 
 
-def test_an_item_that_kills_every_actor_is_given_up(cluster: Cluster) -> None:
-    with pytest.raises(ray.exceptions.RayActorError):
-        list(cluster.map_actors(DiesAlways, {}, numbers(2), workers=1, retries=1))
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_items_that_fail_every_time_are_named_and_the_rest_goes_on(
+    cluster: Cluster, tmp_path: Path, at_once: int
+) -> None:
+    """Each is tried three times, and an item that shares an actor with one of them is none the worse for it."""
+    results = []
+    with pytest.raises(ItemsFailedError) as failed:
+        results.extend(cluster.map_actors(FailsAtSome, {"folder": tmp_path}, numbers(9), workers=2, at_once=at_once))
+    assert sorted(item["number"] for item in results) == [n for n in range(9) if n not in (2, 5)]
+    assert set(failed.value.reasons) == {2, 5}
+    assert "ended without a word" in failed.value.reasons[2]
+    assert "ZeroDivisionError" in failed.value.reasons[5]
+    tries = Counter(int(file.read_text()) for file in tmp_path.iterdir())
+    assert tries[2] == 3
+    # Item 5 may go down with item 2 before it has begun, once.
+    assert tries[5] == 3 or (tries[5] == 2 and at_once > 1)
     wait_until(nothing_runs)
+
+
+def test_calls_at_once_run_in_threads_of_one_actor(cluster: Cluster) -> None:
+    results = list(cluster.map_actors(Meets, {}, numbers(4), workers=1, at_once=2))
+    assert len({result["pid"] for result in results}) == 1
+    assert len(results) == 4
 
 
 @pytest.mark.parametrize(("worker", "message"), [(RefusesFour, "row 4 holds 'four'"), (RefusesToStart, "holds 'noth")])

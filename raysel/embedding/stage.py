@@ -1,26 +1,37 @@
 """Stage `vectors`: a pool of Ray Data actors, each with the model loaded once, embeds the corpus shard by shard.
 
 An actor reads the rows it needs, writes its shard itself and returns counts only, so the memory of the stage does not
-grow with the corpus.
+grow with the corpus. Two shards are under way in an actor at a time, in threads: while one is computed, the other is
+read, templated and tokenised, or written.
 """
 
+import hashlib
 import tempfile
-from collections import Counter
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from raysel.embedding.encoder import DEFAULT_TOKEN_BUDGET, LastTokenEncoder
+from raysel.cluster import ItemsFailedError
+from raysel.embedding.placement import cpu_replicas, gpus_per_replica
+from raysel.embedding.quality import concerns, describe, duplicates_by_language, merged
 from raysel.embedding.settings import EmbeddingSettings
-from raysel.errors import UserError
+from raysel.errors import IncompleteError, UserError
 from raysel.models.loading import load_encoder, load_tokenizer
-from raysel.models.settings import ModelSettings
-from raysel.models.templates import sample_text
+from raysel.models.size import model_size
+from raysel.models.templates import end_of_turn, sample_text
 from raysel.stage import StageOutput, StageRun
-from raysel.store import Artifact, Attempt
+from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import vectors_schema
+
+if TYPE_CHECKING:
+    from raysel.embedding.encoder import Encoded, Tokens
+
+AT_ONCE = 2
+FAILURES_SHOWN = 5
 
 
 class EmbeddingError(UserError):
@@ -29,17 +40,21 @@ class EmbeddingError(UserError):
 
 def run(run: StageRun) -> StageOutput:
     settings: EmbeddingSettings = run.settings["embedding"]
-    model: ModelSettings = run.settings["model"]
     corpus = run.inputs["corpus"]
-    device = "cuda" if run.cluster.gpus() else "cpu"
+    model = run.inputs.get("model") or run.leaves["model"]
+    workers, gpus = _workers(run, model)
+    device = "cuda" if gpus else "cpu"
+    given = {"token_budget": settings.token_budget, "shard_rows": settings.shard_rows}
     plan = run.attempt.plan(
-        lambda: {
-            "token_budget": settings.token_budget or DEFAULT_TOKEN_BUDGET[device],
-            "shard_rows": settings.shard_rows,
-            # A run begun on GPUs and continued without must not mix the two.
-            "compute_dtype": "bfloat16" if device == "cuda" else "float32",
-        },
-        given={"token_budget": settings.token_budget, "shard_rows": settings.shard_rows},
+        lambda: (
+            given
+            | {
+                # A run begun on GPUs and continued without must not mix the two.
+                "compute_dtype": "bfloat16" if gpus else "float32",
+                "threads": 1 if gpus else run.cluster.cpus_each(workers),
+            }
+        ),
+        given=given,
     )
     pieces = [
         {"index": index, "shard": shard, "start": start}
@@ -51,46 +66,116 @@ def run(run: StageRun) -> StageOutput:
     ]
     finished = run.attempt.finished(plan)
     todo = [piece for piece in pieces if ("vectors", piece["index"]) not in finished]
-    if todo:
-        workers = min(settings.workers or max(1, run.cluster.gpus() or run.cluster.cpus()), len(todo))
-        arguments = {
-            "settings": settings,
-            "model_settings": model,
-            "model": run.inputs.get("model") or run.leaves["model"],
-            "corpus": corpus,
-            "attempt": run.attempt,
-            "plan": plan,
-            "device": device,
-        }
-        rows = corpus.rows("corpus")
-        done = sum(record.rows for record in finished.values())
-        with run.progress.track(rows, "rows", done=done) as tracker:
+    arguments = {
+        "settings": settings,
+        "template": run.settings["template"],
+        "legacy_bos": run.settings["legacy_bos"],
+        "trust_remote_code": run.settings["trust_remote_code"],
+        "model": model,
+        "corpus": corpus,
+        "attempt": run.attempt,
+        "plan": plan,
+        "given": given,
+        "device": device,
+        "gpus": gpus,
+    }
+    done = sum(record.rows for record in finished.values())
+    try:
+        with run.progress.track(corpus.rows("corpus"), "rows", done=done) as tracker:
             for counts in run.cluster.map_actors(
-                Embedder, arguments, todo, workers=workers, num_cpus=1, num_gpus=1 if device == "cuda" else 0
+                Embedder,
+                arguments,
+                todo,
+                workers=min(workers, len(todo)) or 1,
+                num_cpus=1 if gpus else plan["threads"],
+                num_gpus=gpus,
+                at_once=AT_ONCE,
             ):
                 tracker.advance(counts["rows"], f"{counts['tokens']:,} tokens in a shard")
-        finished = run.attempt.finished(plan)
+    except ItemsFailedError as failed:
+        raise _set_aside(failed, [todo[i] for i in failed.reasons], corpus, len(pieces)) from failed
+    finished = run.attempt.finished(plan)
     records = [finished["vectors", piece["index"]] for piece in pieces]
-    languages, tokens, truncated = Counter[str](), 0, Counter[str]()
-    for record in records:
-        languages.update(record.summary["languages"])
-        truncated.update(record.summary["truncated"])
-        tokens += record.summary["tokens"]
-    warnings = []
-    if truncated:
-        share = ", ".join(f"{lang} {count / languages[lang]:.1%}" for lang, count in truncated.most_common(8))
-        warnings.append(f"samples cut at {settings.max_tokens} tokens, by language: {share}")
-    return StageOutput(
-        records,
-        {
-            "languages": dict(sorted(languages.items())),
-            "width": records[0].summary["width"],
-            "tokens": tokens,
-            "truncated": dict(sorted(truncated.items())),
-            "token_budget": plan["token_budget"],
-            "warnings": warnings,
-        },
+    return StageOutput(records, _summary(run, records, settings.max_tokens))
+
+
+def _workers(run: StageRun, model: Artifact | str) -> tuple[int, int]:
+    """How many replicas of the model work at once, and how many GPUs each has (0: it runs on CPUs)."""
+    settings: EmbeddingSettings = run.settings["embedding"]
+    with tempfile.TemporaryDirectory() as scratch:
+        size = model_size(model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else Path(model))
+    if not run.cluster.gpus():
+        fit = cpu_replicas(size, cpus=run.cluster.cpus(), memory_bytes=run.cluster.memory_bytes())
+        return settings.workers or fit, 0
+    gpus = settings.gpus_per_worker
+    if gpus is None:
+        memory = run.settings["cluster"].gpu_memory_gb
+        gpu_bytes = int(memory * 1e9) if memory else run.cluster.run_task(_gpu_bytes, num_gpus=1)
+        try:
+            gpus = gpus_per_replica(size, gpu_bytes=gpu_bytes, max_tokens=settings.max_tokens)
+        except ValueError as error:
+            raise EmbeddingError(f"{error}; lower embedding.max_tokens, or use larger GPUs") from error
+    return settings.workers or max(1, run.cluster.places(num_cpus=1, num_gpus=gpus)), gpus
+
+
+def _gpu_bytes() -> int:
+    """Ray task: the memory of its GPU."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _set_aside(
+    failed: ItemsFailedError, pieces: Sequence[dict[str, Any]], corpus: Artifact, total: int
+) -> IncompleteError:
+    shards = corpus.shards("corpus")
+    lines = []
+    for piece, reason in list(zip(pieces, failed.reasons.values(), strict=True))[:FAILURES_SHOWN]:
+        last = reason.strip().splitlines()[-1]
+        where = f"{shards[piece['shard']].path} from row {piece['start']:,}"
+        lines.append(f"  shard {piece['index']} (corpus {where}): {last}")
+    if len(pieces) > FAILURES_SHOWN:
+        numbers = ", ".join(str(piece["index"]) for piece in pieces[FAILURES_SHOWN:])
+        lines.append(f"  and shards {numbers}")
+    return IncompleteError(
+        f"vectors: {len(pieces)} of {total} shards failed {failed.tries} times and were set aside; the other "
+        f"{total - len(pieces)} are stored. The same command tries just those again.\n" + "\n".join(lines)
     )
+
+
+def _summary(run: StageRun, records: list[ShardRecord], max_tokens: int) -> dict[str, Any]:
+    quality = merged(record.summary["quality"] for record in records)
+    duplicates = run.cluster.run_task(count_duplicates, run.attempt, records)
+    budgets = sorted({record.summary["token_budget"] for record in records})
+    warnings = concerns(quality, duplicates, max_tokens)
+    if len(budgets) > 1:
+        halved = sum(record.summary["token_budget"] < budgets[-1] for record in records)
+        warnings.append(
+            f"{halved} of {len(records)} shards did not fit in memory under {budgets[-1]:,} tokens a batch and were "
+            f"done under as few as {budgets[0]:,}: set embedding.token_budget to that for the same bits in every run"
+        )
+    return {
+        "languages": {lang: own["rows"] for lang, own in quality.items()},
+        "width": records[0].summary["width"],
+        "tokens": sum(own["tokens"] for own in quality.values()),
+        "truncated": {lang: own["truncated"] for lang, own in quality.items() if own["truncated"]},
+        "quality": quality,
+        "duplicates": duplicates,
+        "token_budget": budgets[0],
+        "way": records[0].summary["way"],
+        "warnings": warnings,
+    }
+
+
+def count_duplicates(attempt: Attempt, records: list[ShardRecord]) -> dict[str, int]:
+    """Ray task: by language, how many samples are fed the same tokens as another one."""
+    import pyarrow.parquet as pq
+
+    store = attempt.store
+    paths = [store.full(f"{attempt.address}/{record.path}") for record in records]
+    parts = [pq.read_table(path, columns=["lang", "fed_hash"], filesystem=store.filesystem) for path in paths]
+    table = pa.concat_tables(parts)
+    return duplicates_by_language(table["fed_hash"].to_numpy(), table["lang"].to_numpy(zero_copy_only=False))
 
 
 class Embedder:
@@ -99,23 +184,32 @@ class Embedder:
     def __init__(
         self,
         settings: EmbeddingSettings,
-        model_settings: ModelSettings,
+        template: str,
+        legacy_bos: bool,
+        trust_remote_code: bool,
         model: Artifact | str,
         corpus: Artifact,
         attempt: Attempt,
         plan: dict[str, Any],
+        given: dict[str, Any],
         device: str,
+        gpus: int,
     ) -> None:
-        import torch
+        # Here and not above: the driver needs no torch.
+        from raysel.embedding.encoder import LastTokenEncoder
 
-        # One thread each: the same bits whatever the number of actors or cores.
-        torch.set_num_threads(1)
-        self.settings, self.corpus, self.attempt, self.plan = settings, corpus, attempt, plan
-        with tempfile.TemporaryDirectory() as scratch:
+        self.settings, self.corpus, self.attempt, self.plan, self.given = settings, corpus, attempt, plan, given
+        self.reading, self.computing = threading.Lock(), threading.Lock()
+        self.measured = plan["token_budget"] is not None
+        with tempfile.TemporaryDirectory() as scratch, self._one_computes():
             folder = model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else model
-            trusted = model_settings.trust_remote_code
-            self.tokenizer = load_tokenizer(folder, model_settings.template, trust_remote_code=trusted)
-            encoder = load_encoder(folder, dtype=plan["compute_dtype"], trust_remote_code=trusted)
+            self.tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
+            encoder = load_encoder(
+                folder,
+                dtype=plan["compute_dtype"],
+                trust_remote_code=trust_remote_code,
+                device_map="balanced" if gpus > 1 else None,
+            )
             try:
                 self.encoder = LastTokenEncoder(
                     encoder,
@@ -124,43 +218,103 @@ class Embedder:
                     layer=settings.layer,
                     token_budget=plan["token_budget"],
                     device=device,
+                    add_special_tokens=legacy_bos,
                 )
             except ValueError as error:
                 raise EmbeddingError(f"embedding.{error}") from error
+        self.closing = end_of_turn(self.tokenizer) if settings.token == "end_of_turn" else ""
 
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:
         shard = self.corpus.shards("corpus")[piece["shard"]]
         rows = self.corpus.read_shard(shard, ["id", "lang", "prompt", "response", "lang_raw", "task", "script"])
         rows = rows.slice(piece["start"], self.plan["shard_rows"])
+        with self.reading:
+            tokens = self._tokens(rows)
+        with self._one_computes():
+            try:
+                if not self.measured:
+                    self.encoder.token_budget = self._measured_budget(tokens)
+                    self.measured = True
+                encoded = self.encoder.encode_tokens(tokens)
+            except MemoryError as error:
+                raise EmbeddingError(
+                    f"{error}: lower embedding.max_tokens, or give each replica more memory "
+                    "(embedding.gpus_per_worker, fewer embedding.workers)"
+                ) from error
+            budget = self.encoder.token_budget
+        vectors = self._stored(encoded, rows["id"])
+        langs = rows["lang"].to_pylist()
+        summary = {
+            "quality": describe(vectors, langs, encoded.n_tokens, encoded.truncated),
+            "width": vectors.shape[1],
+            "token_budget": budget,
+            "way": self.encoder.forward.way,
+        }
+        table = self._table(rows, vectors, encoded, [_hash(ids) for ids in tokens.ids])
+        self.attempt.write_table("vectors", piece["index"], table, plan=self.plan, summary=summary)
+        return {"rows": len(langs), "tokens": int(encoded.n_tokens.sum())}
+
+    def _one_computes(self) -> "_Computing":
+        return _Computing(self.computing, self.plan["threads"])
+
+    def _tokens(self, rows: pa.Table) -> "Tokens":
         pairs = zip(rows["prompt"].to_pylist(), rows["response"].to_pylist(), strict=True)
-        encoded = self.encoder.encode_with_lengths([sample_text(self.tokenizer, *pair) for pair in pairs])
+        texts = [sample_text(self.tokenizer, *pair) + self.closing for pair in pairs]
+        try:
+            return self.encoder.tokenise(texts)
+        except ValueError as error:
+            ids = f"samples {rows['id'][0].as_py()!r} to {rows['id'][rows.num_rows - 1].as_py()!r}"
+            raise EmbeddingError(f"embedding: {error} ({ids})") from error
+
+    def _measured_budget(self, tokens: "Tokens") -> int:
+        """The plan's measured budget; the first actor to measure decides it for all."""
+        measured = self.attempt.plan(
+            lambda: {"token_budget": self.encoder.measure_token_budget(tokens)}, given=self.given, name="token-budget"
+        )
+        return int(measured["token_budget"])
+
+    def _stored(self, encoded: "Encoded", ids: pa.ChunkedArray) -> np.ndarray:
+        """The vectors in the type they are stored in. `EmbeddingError` for what is not finite in it."""
         with np.errstate(over="ignore"):
             vectors = encoded.vectors.astype(self.settings.dtype)
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
-            ids = ", ".join(repr(rows["id"][int(i)].as_py()) for i in broken[:5])
+            named = ", ".join(repr(ids[int(i)].as_py()) for i in broken[:5])
             raise EmbeddingError(
                 f"the hidden states of {len(broken):,} samples are NaN or too large for embedding.dtype "
-                f"{self.settings.dtype}: {ids}"
+                f"{self.settings.dtype}: {named}"
             )
+        return vectors
+
+    def _table(self, rows: pa.Table, vectors: np.ndarray, encoded: "Encoded", hashes: list[int]) -> pa.Table:
         width = vectors.shape[1]
-        schema = vectors_schema(width, self.settings.dtype)
-        flat = pa.array(vectors.reshape(-1))
         columns = [
             rows["id"].combine_chunks(),
             rows["lang"].combine_chunks(),
-            pa.FixedSizeListArray.from_arrays(flat, width),
+            pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
             pa.array(encoded.n_tokens),
             pa.array(encoded.truncated),
             *(rows[name].combine_chunks() for name in ("lang_raw", "task", "script")),
+            pa.array(hashes, pa.uint64()),
         ]
-        langs = rows["lang"].to_pylist()
-        summary = {
-            "languages": dict(Counter(langs)),
-            "truncated": dict(Counter(lang for lang, cut in zip(langs, encoded.truncated, strict=True) if cut)),
-            "tokens": int(encoded.n_tokens.sum()),
-            "width": width,
-        }
-        table = pa.table(columns, schema=schema)
-        self.attempt.write_table("vectors", piece["index"], table, plan=self.plan, summary=summary)
-        return {"rows": len(langs), "tokens": summary["tokens"]}
+        return pa.table(columns, schema=vectors_schema(width, self.settings.dtype))
+
+
+class _Computing:
+    """One thread at a time computes, with the plan's number of threads: the same bits on any number of cores."""
+
+    def __init__(self, lock: threading.Lock, threads: int) -> None:
+        self.lock, self.threads = lock, threads
+
+    def __enter__(self) -> None:
+        import torch
+
+        self.lock.acquire()
+        torch.set_num_threads(self.threads)
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def _hash(ids: np.ndarray) -> int:
+    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest())

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysel.errors import UserError
-from raysel.models.settings import Template
 from raysel.models.templates import NAMED_TEMPLATES
 
 if TYPE_CHECKING:
@@ -74,10 +73,27 @@ def _listed(files: set[str]) -> str:
     return ", ".join(sorted(files)[:8]) or "nothing"
 
 
+def refuse_without_template(folder: Path, template: str) -> None:
+    """`ModelError` where `template` is `auto` and the files of the tokenizer in `folder` hold no chat template."""
+    files = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    if template != "auto" or any((folder / name).exists() for name in files):
+        return
+    config = folder / "tokenizer_config.json"
+    if not (config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))):
+        raise _no_template(folder)
+
+
+def _no_template(folder: str | Path) -> ModelError:
+    return ModelError(
+        f"the tokenizer in {folder} has no chat template; set model.template to one of {', '.join(NAMED_TEMPLATES)}, "
+        "or to a Jinja file"
+    )
+
+
 def load_tokenizer(
-    folder: str | Path, template: Template = "auto", *, trust_remote_code: bool = False
+    folder: str | Path, template: str = "auto", *, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer with `template` as its chat template. `ModelError` where `auto` finds none."""
+    """The tokenizer with `template` (auto, a name, Jinja text) as chat template. `ModelError` where auto finds none."""
     from transformers import AutoTokenizer
 
     try:
@@ -85,11 +101,9 @@ def load_tokenizer(
     except (ValueError, OSError) as error:
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
     if template != "auto":
-        tokenizer.chat_template = NAMED_TEMPLATES[template]
+        tokenizer.chat_template = NAMED_TEMPLATES.get(template, template)
     elif not tokenizer.chat_template:
-        raise ModelError(
-            f"the tokenizer in {folder} has no chat template; set model.template to one of {', '.join(NAMED_TEMPLATES)}"
-        )
+        raise _no_template(folder)
     return tokenizer
 
 
@@ -111,17 +125,23 @@ def load_causal_lm(
     return model
 
 
-def load_encoder(folder: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> "PreTrainedModel":
-    """The model without its language-model head: its last hidden state is the one after the final norm."""
+def load_encoder(
+    folder: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False, device_map: str | None = None
+) -> "PreTrainedModel":
+    """The model without its language-model head: its last hidden state is the one after the final norm.
+
+    device_map: "balanced" splits the blocks over the GPUs that this process sees.
+    """
     from transformers import AutoModel
 
-    return _load(AutoModel, folder, dtype, trust_remote_code)
+    return _load(AutoModel, folder, dtype, trust_remote_code, device_map=device_map)
 
 
-def _load(kind: Any, folder: str | Path, dtype: str, trust_remote_code: bool) -> Any:
+def _load(kind: Any, folder: str | Path, dtype: str, trust_remote_code: bool, **more: Any) -> Any:
     from safetensors import SafetensorError
 
+    how = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code, **more}
     try:
-        return kind.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code)
+        return kind.from_pretrained(str(folder), **how)
     except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error

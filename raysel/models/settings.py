@@ -1,12 +1,13 @@
 """Which model, how its samples are templated, and the small base model that can be made from a corpus."""
 
-from typing import Literal
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raysel.settings import Section
 
-Template = Literal["auto", "plain", "chatml", "llama3", "alpaca"]
+NAMED = ("auto", "plain", "chatml", "llama3", "alpaca")
+JINJA_FILES = (".jinja", ".j2")
 
 
 class BaseModelSettings(Section):
@@ -28,14 +29,37 @@ class BaseModelSettings(Section):
         return self
 
 
+class TemplateSettings(Section):
+    """A chat template: the tokenizer's own (auto), one of raysel's by name, or a Jinja file (.jinja, .j2).
+
+    legacy_bos lets the tokenizer add its special tokens to the templated text once more when hidden states are taken:
+    for Llama 3 a second BOS, as the public implementation of LangGPS has it. Training never doubles any.
+    """
+
+    name: str = "auto"
+    legacy_bos: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def known(cls, name: str) -> str:
+        if name not in NAMED and not name.endswith(JINJA_FILES):
+            raise ValueError(f"choose one of {', '.join(NAMED)}, or give a Jinja file (.jinja, .j2)")
+        return name
+
+
 class ModelSettings(Section):
     """A Hugging Face folder or name (`path`), or a small model made from the corpus first (`base`): one of the two."""
 
     path: str | None = None
     revision: str | None = None
     base: BaseModelSettings | None = None
-    template: Template = "auto"
+    template: TemplateSettings = TemplateSettings()
     trust_remote_code: bool = False
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def a_name_alone(cls, template: Any) -> Any:
+        return {"name": template} if isinstance(template, str) else template
 
     @model_validator(mode="after")
     def one_source(self) -> "ModelSettings":

@@ -4,7 +4,10 @@ Every template owns its special tokens, so texts rendered here are tokenised wit
 token is ever doubled.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from raysel.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +35,27 @@ NAMED_TEMPLATES: dict[str, str] = {
 }
 
 
+class TemplateError(UserError):
+    """A chat template that cannot be used."""
+
+
+def template_source(name: str) -> str:
+    """What `load_tokenizer` takes: a name as it is, a Jinja file's text. `TemplateError` where it cannot be used."""
+    if name == "auto" or name in NAMED_TEMPLATES:
+        return name
+    from jinja2 import TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        text = Path(name).expanduser().read_text(encoding="utf-8")
+        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"the chat template {name!r} cannot be read: {error}") from error
+    except TemplateSyntaxError as error:
+        raise TemplateError(f"the chat template {name!r} is not Jinja: line {error.lineno}: {error}") from error
+    return text
+
+
 def prompt_text(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
     """The prompt in the chat template, up to where the response begins."""
     messages = [{"role": "user", "content": prompt}]
@@ -41,6 +65,17 @@ def prompt_text(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
 def sample_text(tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str) -> str:
     """Prompt and response as one string, the turn left unclosed: its last token is the response's last."""
     return prompt_text(tokenizer, prompt) + response
+
+
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """What closes an answer's turn. `TemplateError` where nothing does."""
+    closing = closing_text(tokenizer, "Hello", "Hello")
+    if not closing:
+        raise TemplateError(
+            "the chat template puts nothing behind an answer and the tokenizer has no end-of-text token: there is no "
+            "end_of_turn to take (embedding.token: response takes the answer's last token)"
+        )
+    return closing
 
 
 def closing_text(tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from raysel.errors import UserError
 from raysel.models.loading import load_tokenizer
-from raysel.models.settings import Template
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.packing import PACKABLE_MODEL_TYPES
@@ -21,7 +20,7 @@ class TokenError(UserError):
 def run(run: StageRun) -> StageOutput:
     """Write table `tokens` (`tables.TOKENS`), one Ray task per shard."""
     data: TokenSettings = run.settings["data"]
-    template: Template = run.settings["template"]
+    template: str = run.settings["template"]
     order, corpus = run.inputs["order"], run.inputs["corpus"]
     model: Artifact | str = run.inputs.get("model") or str(Path(run.leaves["model"]).absolute())
     if not order.rows("order"):
@@ -75,7 +74,7 @@ def _write_shard(
     corpus: Artifact,
     model: Artifact | str,
     data: TokenSettings,
-    template: Template,
+    template: str,
     packing: bool,
     trust_remote_code: bool,
 ) -> ShardRecord:

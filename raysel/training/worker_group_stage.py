@@ -14,7 +14,6 @@ from ray.exceptions import RayActorError
 
 from raysel.errors import UserError
 from raysel.models.loading import load_tokenizer
-from raysel.models.settings import Template
 from raysel.progress import Tracker
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
@@ -47,7 +46,7 @@ class Job:
     training: Training
     model: Artifact | str
     model_table: str
-    template: Template
+    template: str
     table: str
     workers: Workers
 
