@@ -9,31 +9,43 @@ Ratios hold within one run; seconds depend on the machine. Random weights serve:
 """
 
 import argparse
+import contextlib
+import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
 
 from raysel.embedding.batches import batches_under_budget
 from raysel.embedding.encoder import LastTokenEncoder, Tokens
 
-ROWS = 400
 REPEATS = 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["encoder"])
+    parser.add_argument("what", choices=["encoder", "pipeline", "memory", "gpu"])
     parser.add_argument("--corpus", type=Path, help="a Parquet file with prompt and response")
-    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--lengths", type=Path, help="gpu: a .npy of tokens per sample, else log-normal, mean 120")
+    parser.add_argument("--rows", type=int)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     arguments = parser.parse_args()
-    compare_encoders(arguments.corpus, arguments.rows, arguments.repeats)
+    if arguments.what == "encoder":
+        compare_encoders(arguments.corpus, arguments.rows or 400, arguments.repeats)
+    elif arguments.what == "pipeline":
+        compare_pipeline(arguments.corpus, arguments.rows or 6_000)
+    elif arguments.what == "memory":
+        for rows in (10_000, 100_000, arguments.rows or 1_000_000):
+            measure_memory(rows)
+    else:
+        measure_gpu(arguments.lengths, arguments.rows or 4_000, arguments.repeats)
 
 
 def compare_encoders(corpus: Path, rows: int, repeats: int) -> None:
@@ -140,6 +152,159 @@ def trained_tokenizer(corpus: Path, vocabulary: int) -> Any:
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(sample_of_texts(corpus, 4000), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def compare_pipeline(corpus: Path, rows: int) -> None:
+    """The stage over Ray against `encode` in one process, after start-up: the rate from its first finished shard on."""
+    import pyarrow.parquet as pq
+
+    from raysel.models.templates import NAMED_TEMPLATES, sample_text
+
+    with TemporaryDirectory() as folder:
+        model, tokenizer = small_llama(4096), trained_tokenizer(corpus, 4096)
+        tokenizer.bos_token = tokenizer.eos_token = "<s>"
+        tokenizer.chat_template = NAMED_TEMPLATES["plain"]
+        model.resize_token_embeddings(len(tokenizer))
+        for part in (model, tokenizer):
+            part.save_pretrained(Path(folder) / "model")
+        table = pq.read_table(corpus)
+        table = table.take(np.random.default_rng(0).choice(table.num_rows, rows, replace=False))
+        pq.write_table(table, Path(folder) / "corpus.parquet")
+        vectors, wall = run_vectors(Path(folder), {"path": "corpus.parquet", "heldout": 0})
+        found = Path(vectors.store.full(vectors.address)).rglob("*.parquet.done")
+        marks = sorted(found, key=lambda mark: mark.stat().st_mtime)
+        times = [mark.stat().st_mtime for mark in marks]
+        after_first = sum(json.loads(mark.read_text())["rows"] for mark in marks[1:])
+        pipeline = after_first / (times[-1] - times[0])
+        read = table.select(["prompt", "response"]).to_pylist()
+        texts = [sample_text(tokenizer, row["prompt"], row["response"]) for row in read]
+        encoder = LastTokenEncoder(model, tokenizer, token_budget=vectors.summary["token_budget"])
+        start = time.perf_counter()
+        encoder.encode(texts)
+        alone = rows / (time.perf_counter() - start)
+    print(f"{rows:,} rows: stage {pipeline:,.0f} rows/s after start-up, encoder alone {alone:,.0f} rows/s with ")
+    print(f"{torch.get_num_threads()} threads: {pipeline / alone:.2f}; whole stage {wall:.1f} s, ", end="")
+    print(f"start-up and end {wall - rows / pipeline:.1f} s")
+
+
+def measure_memory(rows: int) -> None:
+    """Peak resident memory of the driver and of the largest actor, on short synthetic rows and a tiny model."""
+    import psutil
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tests.small_models import save_tiny_llama
+
+    with TemporaryDirectory() as folder:
+        save_tiny_llama(Path(folder) / "model", width=16, layers=1)
+        langs = pa.array([("en", "fr", "de", "zh")[i % 4] for i in range(rows)])
+        said = pa.array([f"row {i}" for i in range(rows)])
+        table = pa.table({"lang": langs, "prompt": said, "response": said})
+        pq.write_table(table, Path(folder) / "corpus.parquet", row_group_size=10_000)
+        del table, said, langs
+        peaks = {"driver": 0, "actor": 0}
+        done = threading.Event()
+
+        def watch() -> None:
+            me = psutil.Process()
+            while not done.wait(0.5):
+                for process in [me, *me.children(recursive=True)]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        kind = "driver" if process == me else "actor" if "MapWorker" in process.name() else ""
+                        kind = kind or ("actor" if "MapWorker" in " ".join(process.cmdline()) else "")
+                        if kind:
+                            info = process.memory_info()
+                            peaks[kind] = max(peaks[kind], info.rss - info.shared)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        start = time.perf_counter()
+        run_vectors(Path(folder), {"path": "corpus.parquet", "heldout": 0}, token_budget=4096)
+        done.set()
+        watcher.join()
+        took = time.perf_counter() - start
+    print(
+        f"{rows:>9,} rows: driver {peaks['driver'] / 1e6:,.0f} MB, largest actor {peaks['actor'] / 1e6:,.0f} MB at "
+        f"most (less shared memory); {took:.0f} s",
+        flush=True,
+    )
+
+
+def run_vectors(folder: Path, corpus: dict[str, Any], **embedding: Any) -> tuple[Any, float]:
+    """The vectors artifact of `corpus` under the model in `folder`, and the stage's seconds."""
+    import yaml
+
+    from raysel.experiment import load_experiment
+    from raysel.pipeline import expand
+    from raysel.runner import run_experiment
+    from raysel.store import Store
+
+    content = {"storage": "out", "corpus": corpus, "model": {"path": "model"}, "embedding": embedding}
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(content))
+    experiment = load_experiment(folder / "benchmark.yaml")
+    run_experiment(experiment, until="vectors")
+    store = Store(experiment.storage)
+    step = next(step for step in expand(experiment, store) if step.stage == "vectors")
+    artifact = store.artifact(step.stage, step.fingerprint)
+    assert artifact is not None
+    return artifact, artifact.manifest["wall_seconds"]
+
+
+def measure_gpu(lengths_file: Path | None, rows: int, repeats: int) -> None:
+    """Llama-3.1-8B's shape in bfloat16: samples a second, and the share of the card's own matrix rate."""
+    rng = np.random.default_rng(0)
+    lengths = np.load(lengths_file) if lengths_file else rng.lognormal(4.55, 0.7, 100_000).astype(int)
+    lengths = np.clip(rng.choice(lengths, rows), 1, 1024)
+    config = LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rope_theta=500_000.0,
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = AutoModel.from_config(config)
+    torch.set_default_dtype(torch.float32)
+    tokens = Tokens([rng.integers(0, 128_000, n) for n in lengths], np.zeros(rows, dtype=bool))
+    rate = matrix_rate()
+    parameters = sum(p.numel() for name, p in model.named_parameters() if "embed" not in name)
+    # Two operations a weight and token, and causal attention's two products over half the square.
+    needed = 2.0 * parameters * lengths.sum() + 2.0 * 32 * 4096 * (lengths.astype(float) ** 2).sum()
+    for packed in (True, False):
+        encoder = LastTokenEncoder(model, None, device="cuda", packed=packed)
+        encoder.token_budget = encoder.measure_token_budget(tokens)
+        seconds = []
+        for _ in range(repeats):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            encoder.encode_tokens(tokens)
+            seconds.append(time.perf_counter() - start)
+        took = median(seconds)
+        minutes = 97_696 * took / rows / 60
+        print(
+            f"{torch.cuda.get_device_name()}, {encoder.forward.way}, budget {encoder.token_budget:,}: "
+            f"{rows / took:.1f} samples/s of mean length {lengths.mean():.0f}, {lengths.sum() / took:,.0f} tokens/s, "
+            f"{needed / took / rate:.1%} of {rate / 1e12:.0f} TFLOP/s; 97,696 samples in {minutes:.1f} min "
+            f"(paper: 120 min); peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB",
+            flush=True,
+        )
+
+
+def matrix_rate(size: int = 8192, times: int = 20) -> float:
+    """bfloat16 operations a second of a large product."""
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(times):
+        a @ b
+    torch.cuda.synchronize()
+    return 2.0 * size**3 * times / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

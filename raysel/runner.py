@@ -1,6 +1,5 @@
 """Runs an experiment: says what will run and why, runs it step by step, keeps the run's record."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +9,11 @@ import yaml
 from rich.console import Console
 
 from raysel import disk
+from raysel.embedding.placement import placement
 from raysel.errors import UserError
 from raysel.experiment import Experiment
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
+from raysel.models.size import ModelSize, model_size
 from raysel.output import quiet_process
 from raysel.pipeline import Decision, Step, decide, execute, expand, local_scratch, published_part, run_folder
 from raysel.progress import Progress
@@ -133,20 +134,28 @@ def disk_needs(experiment: Experiment, decisions: list[Decision], artifacts: Map
     )
 
 
+def _embedding_size(experiment: Experiment, decisions: list[Decision]) -> ModelSize | None:
+    """Of the model that gives the vectors; None where no step needs one."""
+    leaves = [d.step.leaves["model"] for d in decisions if d.step.stage == "vectors" and "model" in d.step.leaves]
+    if leaves:
+        return model_size(Path(leaves[0].path))
+    base = experiment.model.base
+    if base is None:
+        return None
+    inner = 8 * base.width // 3
+    parameters = base.vocabulary * base.width + base.layers * (4 * base.width**2 + 3 * base.width * inner)
+    return ModelSize(parameters, base.width, inner, base.layers)
+
+
 def _model_size(experiment: Experiment, decisions: list[Decision]) -> tuple[int, int]:
     """Hidden units of the embedding model and bytes of the tuned model's weights."""
-    base = experiment.model.base
-    if base is not None:
-        parameters = base.vocabulary * base.width + base.layers * 12 * base.width**2
-        return base.width, parameters * 4
-    leaves = [decision.step.leaves["model"] for decision in decisions if "model" in decision.step.leaves]
-    if not leaves:
-        return 0, 0
-    folder = Path(leaves[0].path)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    width = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 4096
-    return int(width), sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    size = _embedding_size(experiment, decisions)
+    leaves = [d.step.leaves["model"] for d in decisions if d.step.stage == "model" and "model" in d.step.leaves]
+    if leaves:
+        weights = sum(file.stat().st_size for file in Path(leaves[0].path).glob("*.safetensors"))
+    else:
+        weights = size.parameters * 4 if size else 0
+    return size.width if size else 0, weights
 
 
 def previous_steps(store: Store, name: str) -> dict[str, Any]:
@@ -241,4 +250,9 @@ def print_plan(experiment: Experiment, console: Console, *, until: str | None = 
     console.print(f"{len(to_run)} to run, {reused} reused; storage {store.shown('')}", highlight=False)
     for warning in experiment.warnings():
         console.print(f"warning: {warning}", style="yellow", markup=False)
+    model = _embedding_size(experiment, decisions)
+    if model is not None and any(decision.step.stage == "vectors" for decision in to_run):
+        machines = experiment.cluster.model_dump(include={"nodes", "gpus_per_node", "gpu_memory_gb"})
+        line = placement(model, **machines, max_tokens=experiment.embedding.max_tokens)
+        console.print(f"vectors: {line}", markup=False, highlight=False)
     _check_disk(experiment, store, decisions)

@@ -2,6 +2,8 @@
 
 import math
 
+from raysel.disk import readable
+from raysel.errors import UserError
 from raysel.models.size import ModelSize
 
 # Of a GPU's memory, what the driver, its context and the allocator's gaps leave.
@@ -11,10 +13,14 @@ CONTEXT_BYTES = 1 << 30
 LEAST_TOKENS = 4096
 
 
+class PlacementError(UserError):
+    """A model that the machines cannot hold."""
+
+
 def gpus_per_replica(size: ModelSize, *, gpu_bytes: int, max_tokens: int) -> int:
     """The fewest GPUs of `gpu_bytes` that hold one bfloat16 replica and a batch of `max_tokens`, split by whole blocks.
 
-    ValueError where no split is enough: a block or the batch is larger than a GPU.
+    `PlacementError` where no split is enough: a block or the batch is larger than a GPU.
     """
     working = size.working_bytes("bfloat16", max(max_tokens, LEAST_TOKENS)) + CONTEXT_BYTES
     room = gpu_bytes * USABLE_SHARE - working
@@ -22,9 +28,9 @@ def gpus_per_replica(size: ModelSize, *, gpu_bytes: int, max_tokens: int) -> int
     block = size.weight_bytes("bfloat16") / (size.blocks + 1)
     held = max(0, math.floor(room / block))
     if held == 0:
-        raise ValueError(
-            f"one block of {block / 1e9:.1f} GB and {working / 1e9:.1f} GB for a batch do not fit in a GPU of "
-            f"{gpu_bytes / 1e9:.0f} GB"
+        raise PlacementError(
+            f"one block of the embedding model ({readable(block)}) and a batch ({readable(working)}) do not fit "
+            f"in a GPU of {gpu_bytes / 1e9:.0f} GB; lower embedding.max_tokens, or use larger GPUs"
         )
     return math.ceil((size.blocks + 1) / held)
 
@@ -33,3 +39,43 @@ def cpu_replicas(size: ModelSize, *, cpus: int, memory_bytes: int) -> int:
     """How many float32 replicas of one CPU or more fit in `memory_bytes`, at least 1."""
     each = size.weight_bytes("float32") + size.working_bytes("float32", LEAST_TOKENS) + CONTEXT_BYTES
     return max(1, min(cpus, memory_bytes // each))
+
+
+def placement(size: ModelSize, *, nodes: int, gpus_per_node: int, gpu_memory_gb: float | None, max_tokens: int) -> str:
+    """One line for `raysel plan`: how the embedding model lies on such machines. `PlacementError` where it cannot."""
+    model = f"{readable_count(size.parameters)} parameters"
+    if not gpus_per_node:
+        return f"{model}, {readable(size.weight_bytes('float32'))} in float32 for each worker, on CPUs"
+    weights = f"{model}, {readable(size.weight_bytes('bfloat16'))} in bfloat16"
+    if gpu_memory_gb is None:
+        return f"{weights}; cluster.gpu_memory_gb is not set, so what fits on a GPU is found out by the run"
+    each = gpus_per_replica(size, gpu_bytes=int(gpu_memory_gb * 1e9), max_tokens=max_tokens)
+    if each > gpus_per_node:
+        raise PlacementError(
+            f"the embedding model ({weights}) needs {each} GPUs of {gpu_memory_gb:g} GB for a replica; a node has "
+            f"{gpus_per_node}: take nodes of {each} (cluster.gpus_per_node), GPUs of at least "
+            f"{_least_gpu_gb(size, gpus_per_node, max_tokens)} GB (cluster.gpu_memory_gb), or a smaller model"
+        )
+    replicas = nodes * (gpus_per_node // each)
+    one = "1 GPU" if each == 1 else f"{each} GPUs"
+    return f"{weights}: {one} of {gpu_memory_gb:g} GB for a replica, {replicas} replicas at once"
+
+
+def _least_gpu_gb(size: ModelSize, gpus: int, max_tokens: int) -> int:
+    """The least memory, in whole GB, with which `gpus` GPUs hold a replica."""
+    memory = 1
+    while True:
+        try:
+            if gpus_per_replica(size, gpu_bytes=memory * 10**9, max_tokens=max_tokens) <= gpus:
+                return memory
+        except PlacementError:
+            pass
+        memory += 1
+
+
+def readable_count(number: int) -> str:
+    """7.6B, 1.3M, 900."""
+    for unit, name in ((10**9, "B"), (10**6, "M")):
+        if number >= unit:
+            return f"{number / unit:.1f}{name}"
+    return str(number)

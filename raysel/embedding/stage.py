@@ -111,10 +111,7 @@ def _workers(run: StageRun, model: Artifact | str) -> tuple[int, int]:
     if gpus is None:
         memory = run.settings["cluster"].gpu_memory_gb
         gpu_bytes = int(memory * 1e9) if memory else run.cluster.run_task(_gpu_bytes, num_gpus=1)
-        try:
-            gpus = gpus_per_replica(size, gpu_bytes=gpu_bytes, max_tokens=settings.max_tokens)
-        except ValueError as error:
-            raise EmbeddingError(f"{error}; lower embedding.max_tokens, or use larger GPUs") from error
+        gpus = gpus_per_replica(size, gpu_bytes=gpu_bytes, max_tokens=settings.max_tokens)
     return settings.workers or max(1, run.cluster.places(num_cpus=1, num_gpus=gpus)), gpus
 
 
