@@ -161,10 +161,9 @@ def compare_pipeline(corpus: Path, rows: int) -> None:
     from raysel.models.templates import NAMED_TEMPLATES, sample_text
 
     with TemporaryDirectory() as folder:
-        model, tokenizer = small_llama(4096), trained_tokenizer(corpus, 4096)
+        model, tokenizer = small_llama(4200), trained_tokenizer(corpus, 4096)
         tokenizer.bos_token = tokenizer.eos_token = "<s>"
         tokenizer.chat_template = NAMED_TEMPLATES["plain"]
-        model.resize_token_embeddings(len(tokenizer))
         for part in (model, tokenizer):
             part.save_pretrained(Path(folder) / "model")
         table = pq.read_table(corpus)

@@ -16,7 +16,7 @@ import traceback
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ LEASE_POLL_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
 CANCEL_TRIES = 30
 STALL_SECONDS = 2 * 3600.0
+HOPELESS = 12
 WORKER_DIED = "its worker process ended without a word (killed, or the machine was out of memory)"
 TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -168,34 +169,43 @@ class Cluster:
 
         `worker(**arguments)` is made once per actor; `worker.process(item)` gets one item and returns a small
         dict of plain values; `at_once` calls of it run in an actor at the same time, in threads. An item whose actor
-        dies, or raises what is not the user's mistake, is tried again when all others are done, alone on its actor.
-        `ItemsFailedError` at the end, with those that failed `tries` times; `TimeoutError` when no item was finished
-        for `stall_seconds`. Stopping early stops the actors.
+        dies, or raises what is not the user's mistake, is tried again when all others are done, the last time alone.
+        `ItemsFailedError` at the end, with those that failed `tries` times, or as soon as the first dozen have all
+        failed; `TimeoutError` when no item was finished for `stall_seconds`. Stopping early stops the actors.
         """
         self.refuse_unless_placeable(worker.__name__, workers, num_cpus=num_cpus, num_gpus=num_gpus)
         left = dict(enumerate(items))
         if not items:
             return
-        failures = f"failures-{uuid.uuid4().hex}"
+        reasons: dict[int, str] = {}
+        succeeded = False
         for attempt in range(tries):
+            # An item may be lost with another one that kills their actor, twice at most: its last try is alone.
+            alone = attempt == tries - 1 and tries > 1
+            for batch in [{index: item} for index, item in left.items()] if alone else [left]:
+                pool = _ActorPool(
+                    worker,
+                    dict(arguments),
+                    # What a lost node leaves room for.
+                    workers=max(1, min(workers, len(batch), self.places(num_cpus=num_cpus, num_gpus=num_gpus))),
+                    num_cpus=num_cpus,
+                    num_gpus=num_gpus,
+                    at_once=at_once if attempt == 0 else 1,
+                    stall_seconds=stall_seconds,
+                )
+                with contextlib.closing(pool.stream(batch)) as stream:
+                    for index, outcome in stream:
+                        if isinstance(outcome, _Failure):
+                            reasons[index] = outcome.reason
+                            if not succeeded and len(reasons) >= HOPELESS:
+                                raise ItemsFailedError(reasons, attempt + 1, untried=len(left) - len(reasons))
+                        else:
+                            succeeded = True
+                            del left[index]
+                            yield outcome
             if not left:
-                break
-            pool = _ActorPool(
-                worker,
-                dict(arguments),
-                # What a lost node leaves room for.
-                workers=max(1, min(workers, len(left), self.places(num_cpus=num_cpus, num_gpus=num_gpus))),
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                at_once=at_once if attempt == 0 else 1,
-                stall_seconds=stall_seconds,
-            )
-            for index, result in pool.stream(left, failures):
-                del left[index]
-                yield result
-        reasons = _collected_failures(failures)
-        if left:
-            raise ItemsFailedError({index: reasons.get(index, WORKER_DIED) for index in left}, tries)
+                return
+        raise ItemsFailedError({index: reasons.get(index, WORKER_DIED) for index in left}, tries)
 
     @contextlib.contextmanager
     def lease(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
@@ -253,24 +263,22 @@ def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> i
 
 
 class ItemsFailedError(Exception):
-    """`reasons`: why each item, by its index, failed the last of its `tries` tries."""
+    """`reasons`: why each item, by its index, failed the last of its `tries` tries.
 
-    def __init__(self, reasons: Mapping[int, str], tries: int) -> None:
+    untried: how many others there are, where so many failed and none succeeded that the rest was not tried.
+    """
+
+    def __init__(self, reasons: Mapping[int, str], tries: int, untried: int = 0) -> None:
         super().__init__(f"{len(reasons)} items failed {tries} times: {dict(reasons)}")
-        self.reasons, self.tries = reasons, tries
+        self.reasons, self.tries, self.untried = dict(reasons), tries, untried
 
 
-class _Failures:
-    """Why items failed, as the actors said before they ended. Made by the first that has something to say."""
+@dataclass(frozen=True)
+class _Failure:
+    """What an item's try raised, and in which actor."""
 
-    def __init__(self) -> None:
-        self.reasons: dict[int, str] = {}
-
-    def add(self, index: int, reason: str) -> None:
-        self.reasons[index] = reason
-
-    def read(self) -> dict[int, str]:
-        return self.reasons
+    reason: str
+    actor: str
 
 
 @dataclass
@@ -285,8 +293,8 @@ class _ActorPool:
     at_once: int
     stall_seconds: float
 
-    def stream(self, items: Mapping[int, Mapping[str, Any]], failures: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index, result) of each item that did not fail, as they come; the actors are gone when this ends."""
+    def stream(self, items: Mapping[int, Mapping[str, Any]]) -> Generator[tuple[int, Any], None, None]:
+        """(index, result or `_Failure`) of each item whose actor lived, as they come; no actor is left at the end."""
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it also raises
@@ -307,7 +315,7 @@ class _ActorPool:
             warnings.simplefilter("ignore", DeprecationWarning)
             results = ray.data.from_arrow(blocks).map_batches(
                 _ActorWorker,
-                fn_constructor_args=(self.worker, self.arguments, failures),
+                fn_constructor_args=(self.worker, self.arguments),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
@@ -330,6 +338,10 @@ class _ActorPool:
                     for index, outcome in map(cloudpickle.loads, batch["result"].to_pylist()):
                         if isinstance(outcome, (UserError, OSError)):
                             raise outcome
+                        if isinstance(outcome, _Failure):
+                            # After an error on a GPU everything else in its process fails as well.
+                            with contextlib.suppress(ValueError):
+                                ray.kill(ray.get_actor(outcome.actor), no_restart=False)
                         yield index, outcome
         except ray.data.exceptions.ExecutionTimeoutError as error:
             raise TimeoutError(_stalled(self.worker.__name__, self.stall_seconds)) from error
@@ -347,8 +359,7 @@ class _ActorWorker:
     does a full disk, which no other try would mend.
     """
 
-    def __init__(self, worker: type, arguments: dict[str, Any], failures: str) -> None:
-        self.failures = failures
+    def __init__(self, worker: type, arguments: dict[str, Any]) -> None:
         self.mistake: UserError | None = None
         try:
             self.worker = worker(**arguments)
@@ -369,9 +380,8 @@ class _ActorWorker:
         except Exception as error:  # noqa: BLE001 - whatever it is, the item is tried again and in the end named
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 return index, error
-            # The process goes too: after an error on a GPU everything else in it fails as well.
-            ray.get(_failures(self.failures).add.remote(index, "".join(traceback.format_exception(error))))
-            os._exit(1)
+            reason = "".join(traceback.format_exception(error))
+            return index, _Failure(reason, ray.get_runtime_context().get_actor_name())
 
 
 class _LeaseHolder:
@@ -414,21 +424,6 @@ def _cancel(references: list[Any]) -> None:
         for reference in references:
             ray.cancel(reference, force=True)
         _, references = ray.wait(references, num_returns=len(references), timeout=1.0, fetch_local=False)
-
-
-def _failures(name: str) -> Any:
-    options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0}
-    return ray.remote(_Failures).options(**options, get_if_exists=True).remote()
-
-
-def _collected_failures(name: str) -> dict[int, str]:
-    try:
-        failures = ray.get_actor(name, namespace=NAMESPACE)
-    except ValueError:
-        return {}
-    reasons: dict[int, str] = ray.get(failures.read.remote())
-    ray.kill(failures)
-    return reasons
 
 
 def _kill_actors(names: Sequence[str]) -> None:

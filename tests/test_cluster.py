@@ -195,6 +195,11 @@ class FailsAtSome:
         return item | {"inverse": 1 / (item["number"] - 5)}
 
 
+class Hopeless:
+    def process(self, item: dict[str, Any]) -> dict[str, Any]:
+        raise RuntimeError("never")
+
+
 class Meets:
     """Each call waits for another one: alone it would wait for ever."""
 
@@ -274,6 +279,14 @@ def test_items_that_fail_every_time_are_named_and_the_rest_goes_on(
     assert tries[2] == 3
     # Item 5 may go down with item 2 before it has begun, once.
     assert tries[5] == 3 or (tries[5] == 2 and at_once > 1)
+    wait_until(nothing_runs)
+
+
+def test_when_the_first_dozen_all_fail_the_rest_is_not_tried(cluster: Cluster) -> None:
+    with pytest.raises(ItemsFailedError) as failed:
+        list(cluster.map_actors(Hopeless, {}, numbers(30), workers=2))
+    assert len(failed.value.reasons) == 12
+    assert failed.value.untried == 18
     wait_until(nothing_runs)
 
 

@@ -146,7 +146,8 @@ class LastTokenEncoder:
                 self.forward([tokens.ids[i] for i in rows]).cpu()
             return (time.perf_counter() - start) / int(sum(lengths[rows].sum() for rows in chosen))
 
-        return fastest_budget(BUDGETS.get(self.device.type, BUDGETS["cpu"]), seconds_per_token)
+        kind = self.device.type if self.device.type in BUDGETS else "cpu"
+        return fastest_budget(BUDGETS[kind], DEFAULT_TOKEN_BUDGET[kind], seconds_per_token)
 
     def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         return batches_under_budget(lengths, self.token_budget, packed=self.forward.packed)

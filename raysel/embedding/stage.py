@@ -134,10 +134,14 @@ def _set_aside(
     if len(pieces) > FAILURES_SHOWN:
         numbers = ", ".join(str(piece["index"]) for piece in pieces[FAILURES_SHOWN:])
         lines.append(f"  and shards {numbers}")
-    return IncompleteError(
-        f"vectors: {len(pieces)} of {total} shards failed {failed.tries} times and were set aside; the other "
-        f"{total - len(pieces)} are stored. The same command tries just those again.\n" + "\n".join(lines)
-    )
+    if failed.untried:
+        head = f"vectors: the first {len(pieces)} shards all failed, the other {failed.untried} were not tried"
+    else:
+        head = (
+            f"vectors: {len(pieces)} of {total} shards failed {failed.tries} times and were set aside; the other "
+            f"{total - len(pieces)} are stored. The same command tries just those again"
+        )
+    return IncompleteError(head + "\n" + "\n".join(lines))
 
 
 def _summary(run: StageRun, records: list[ShardRecord], max_tokens: int) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def experiment(tmp_path: Path, tiny_llama: Path) -> Path:
         "storage": "store",
         "corpus": {"path": "corpus", "heldout": 0, "shard_rows": 16},
         "model": {"path": str(tiny_llama)},
-        "embedding": {"shard_rows": 8},
+        "embedding": {"shard_rows": 8, "token_budget": 256},
         "separability": {"block_rows": 48},
         "preselect": {"rho": 0.5},
         "mixture": {"quota": "proportional", "total": 60},

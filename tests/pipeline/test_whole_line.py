@@ -20,6 +20,7 @@ from tests.conftest import REPOSITORY
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = {
+    "embedding.token_budget": 512,
     "model.base.steps": 20,
     "model.base.width": 32,
     "model.base.vocabulary": 600,

@@ -1,0 +1,42 @@
+"""Which token budget is taken, given what each one costs."""
+
+import pytest
+
+from raysel.embedding.token_budget import fastest_budget
+
+LADDER = (1, 2, 4, 8)
+
+
+def measured(costs: dict[int, float]):
+    """The cost of a budget; out of memory above the largest one given."""
+
+    def cost(budget: int) -> float:
+        if budget not in costs:
+            raise RuntimeError("out of memory")
+        return costs[budget]
+
+    return cost
+
+
+@pytest.mark.parametrize(
+    ("costs", "chosen"),
+    [
+        ({1: 9, 2: 8, 4: 5, 8: 7}, 4),
+        ({1: 9, 2: 5.2, 4: 5, 8: 7}, 2),  # not worth leaving the usual budget for
+        ({1: 9}, 1),  # not even the usual one fits
+        ({1: 9, 2: 4}, 2),
+        ({1: 1, 2: 4}, 1),
+    ],
+)
+def test_the_fastest_that_fits(costs: dict[int, float], chosen: int) -> None:
+    assert fastest_budget(LADDER, 2, measured(costs)) == chosen
+
+
+def test_a_model_that_fits_under_no_budget_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fastest_budget(LADDER, 2, measured({}))
+
+
+def test_slow_models_are_not_measured_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raysel.embedding.token_budget.ENOUGH_SECONDS", 0.0)
+    assert fastest_budget(LADDER, 2, measured({1: 3, 2: 1, 4: 1, 8: 1})) == 1
