@@ -79,7 +79,9 @@ class LastTokenEncoder:
         body = getattr(model, model.base_model_prefix, model)
         if not hasattr(model, "hf_device_map"):
             body = body.to(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        body = body.to(dtype=getattr(torch, dtype) if dtype else None).eval()
+        if dtype is not None:
+            body = body.to(dtype=getattr(torch, dtype))
+        body.eval()
         self.device = next(body.parameters()).device
         self.tokenizer, self.add_special_tokens = tokenizer, add_special_tokens
         self.max_tokens = max_tokens

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
@@ -29,12 +30,12 @@ def body(model: PreTrainedModel) -> PreTrainedModel:
     return getattr(model, model.base_model_prefix)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [*((name, False) for name in FAMILIES), *((name, True) for name in FAMILIES if name not in NOT_PACKED)],
+)
 @pytest.mark.parametrize("skip", [False, True])
 def test_every_family_in_every_way(name: str, packed: bool, skip: bool) -> None:
-    if packed and name in NOT_PACKED:
-        pytest.skip("its attention cannot be replaced")
     model = family(name)
     for layers in ([3], [2], [1], [0], [0, 2, 3, 1]):
         expected = plain(model, layers, texts())
@@ -61,6 +62,22 @@ def test_bfloat16_to_its_own_tolerance(name: str) -> None:
     found = exact_forward(body(model), [3], packed=True)(texts())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_model_that_was_split_over_devices(name: str, packed: bool) -> None:
+    """With the hooks that move each block's input to its device; here every device is the CPU."""
+    model = family(name)
+    expected = plain(model, [1, 3], texts())
+    parts: dict[str, str] = {}
+    for part, module in body(model).named_children():
+        many = isinstance(module, torch.nn.ModuleList)
+        parts |= {f"{part}.{i}": "cpu" for i in range(len(module))} if many else {part: "cpu"}
+    split = dispatch_model(body(model), parts, main_device="cpu", force_hooks=True)
+    forward = exact_forward(split, [1, 3], packed=packed)
+    assert (forward.packed, forward.skip) == (packed, True)
+    torch.testing.assert_close(forward(texts()), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_a_block_that_asks_for_more_than_a_cache_is_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,8 +136,19 @@ def _vectors(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
         "lang_raw": facts["langs"],
         "task": [TASKS[i % 3] for i in range(count)],
         "script": ["Latn"] * count,
+        "fed_hash": pa.array(range(count), pa.uint64()),
     }
-    summary = {"languages": dict(sorted(made.sizes().items())), "width": WIDTH, "tokens": 20 * count, "warnings": []}
+    summary = {
+        "languages": dict(sorted(made.sizes().items())),
+        "width": WIDTH,
+        "tokens": 20 * count,
+        "quality": {
+            lang: {"rows": rows, "tokens": 20 * rows, "truncated": 1, "norm_least": 1, "norm_mean": 2, "norm_most": 3}
+            for lang, rows in sorted(made.sizes().items())
+        },
+        "duplicates": {},
+        "warnings": [],
+    }
     records = _shards(attempt, "vectors", columns, tables.vectors_schema(WIDTH, "float32"))
     made.publish("vectors", records, summary, attempt)
 

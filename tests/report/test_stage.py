@@ -65,7 +65,7 @@ class Page(HTMLParser):
 def test_whole_run_has_every_section(published, store, html):
     page = Page(html)
     assert page.sections == {
-        "headline", "warnings", "corpus", "separability", "diagnostics", "map", "selection", "curriculum", "training",
+        "headline", "warnings", "corpus", "separability", "diagnostics", "vectors", "map", "selection", "curriculum", "training",
         "results", "items", "provenance",
     }  # fmt: skip
     text = " ".join(page.texts)
@@ -129,10 +129,20 @@ def test_secrets_in_addresses_stay_out(html):
     ("until", "sections"),
     [
         ("corpus", {"headline", "warnings", "corpus", "provenance"}),
-        ("scores", {"headline", "warnings", "corpus", "separability", "diagnostics", "map", "provenance"}),
+        ("scores", {"headline", "warnings", "corpus", "separability", "diagnostics", "vectors", "map", "provenance"}),
         (
             "pool",
-            {"headline", "warnings", "corpus", "separability", "diagnostics", "map", "selection", "provenance"},
+            {
+                "headline",
+                "warnings",
+                "corpus",
+                "separability",
+                "diagnostics",
+                "vectors",
+                "map",
+                "selection",
+                "provenance",
+            },
         ),
     ],
 )

@@ -45,6 +45,7 @@ def made_vectors(store: Store, dtype: str = "float32", tasks: tuple[str | None, 
         "lang_raw": raw,
         "task": [tasks[i % len(tasks)] for i in range(ROWS)],
         "script": script,
+        "fed_hash": pa.array(range(len(script)), pa.uint64()),
     }
     table = pa.table(columns, schema=vectors_schema(WIDTH, dtype))
     attempt = store.attempt("vectors", f"made-{dtype}-{len(tasks)}")
