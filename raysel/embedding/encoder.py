@@ -10,15 +10,10 @@ import torch
 
 from raysel.embedding.batches import batches_under_budget
 from raysel.embedding.last_tokens import block_count, exact_forward
-from raysel.embedding.token_budget import fastest_budget
+from raysel.embedding.token_budget import BUDGETS, DEFAULT_TOKEN_BUDGET, fastest_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Measured on two CPU cores (width 256, 4 layers): batches of 1,024 tokens run twice as fast as batches of 16,384, which
-# fall out of the caches. A GPU needs far larger ones to be busy.
-DEFAULT_TOKEN_BUDGET = {"cpu": 1024, "cuda": 32_768}
-BUDGETS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16_384, 32_768, 65_536, 131_072)}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from raysel.cluster import ItemsFailedError
 from raysel.embedding.placement import cpu_replicas, gpus_per_replica
 from raysel.embedding.quality import concerns, describe, duplicates_by_language, merged
 from raysel.embedding.settings import EmbeddingSettings
+from raysel.embedding.token_budget import DEFAULT_TOKEN_BUDGET
 from raysel.errors import IncompleteError, UserError
 from raysel.models.loading import load_encoder, load_tokenizer
 from raysel.models.size import model_size
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2
 FAILURES_SHOWN = 5
+# Measuring the token budget takes as long as a shard or two: a corpus of fewer shards than this has the usual one.
+WORTH_MEASURING = 8
 
 
 class EmbeddingError(UserError):
@@ -45,15 +48,16 @@ def run(run: StageRun) -> StageOutput:
     workers, gpus = _workers(run, model)
     device = "cuda" if gpus else "cpu"
     given = {"token_budget": settings.token_budget, "shard_rows": settings.shard_rows}
+    few = corpus.rows("corpus") < WORTH_MEASURING * settings.shard_rows
     plan = run.attempt.plan(
-        lambda: (
-            given
-            | {
-                # A run begun on GPUs and continued without must not mix the two.
-                "compute_dtype": "bfloat16" if gpus else "float32",
-                "threads": 1 if gpus else run.cluster.cpus_each(workers),
-            }
-        ),
+        lambda: {
+            "shard_rows": settings.shard_rows,
+            # None: the workers measure it.
+            "token_budget": settings.token_budget or (DEFAULT_TOKEN_BUDGET[device] if few else None),
+            # A run begun on GPUs and continued without must not mix the two.
+            "compute_dtype": "bfloat16" if gpus else "float32",
+            "threads": 1 if gpus else run.cluster.cpus_each(workers),
+        },
         given=given,
     )
     pieces = [

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raysel.embedding import LastTokenEncoder
 from raysel.embedding.batches import batches_under_budget
-from raysel.embedding.encoder import BUDGETS
+from raysel.embedding.token_budget import BUDGETS
 from tests.conftest import REPOSITORY
 from tests.embedding.families import FAMILIES, family
 from tests.small_models import byte_bpe_tokenizer

@@ -115,6 +115,7 @@ def test_the_quality_of_the_vectors_is_reported(ray_address: str, experiment: Pa
 
 def test_the_budget_is_measured_once_and_kept(ray_address: str, experiment: Path) -> None:
     experiment.write_text(experiment.read_text().replace("  token_budget: 512\n", ""))
+    experiment.write_text(experiment.read_text().replace("shard_rows: 32", "shard_rows: 8"))
     artifact = run_to_vectors(experiment)
     measured = next(Path(artifact.store.full(artifact.address)).glob("token-budget*.json"))
     stored = json.loads(measured.read_text())

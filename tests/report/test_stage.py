@@ -65,8 +65,8 @@ class Page(HTMLParser):
 def test_whole_run_has_every_section(published, store, html):
     page = Page(html)
     assert page.sections == {
-        "headline", "warnings", "corpus", "separability", "diagnostics", "vectors", "map", "selection", "curriculum", "training",
-        "results", "items", "provenance",
+        "headline", "warnings", "corpus", "separability", "diagnostics", "vectors", "map", "selection", "curriculum",
+        "training", "results", "items", "provenance",
     }  # fmt: skip
     text = " ".join(page.texts)
     total = sum(published["corpus"].summary["languages"].values())
