@@ -45,7 +45,8 @@ def run(run: StageRun) -> StageOutput:
     settings: EmbeddingSettings = run.settings["embedding"]
     corpus = run.inputs["corpus"]
     model = run.inputs.get("model") or run.leaves["model"]
-    workers, gpus = _workers(run, model)
+    fitting, gpus = _replicas(run, model)
+    workers = settings.workers or fitting
     device = "cuda" if gpus else "cpu"
     given = {"token_budget": settings.token_budget, "shard_rows": settings.shard_rows}
     few = corpus.rows("corpus") < WORTH_MEASURING * settings.shard_rows
@@ -56,7 +57,8 @@ def run(run: StageRun) -> StageOutput:
             "token_budget": settings.token_budget or (DEFAULT_TOKEN_BUDGET[device] if few else None),
             # A run begun on GPUs and continued without must not mix the two.
             "compute_dtype": "bfloat16" if gpus else "float32",
-            "threads": 1 if gpus else run.cluster.cpus_each(workers),
+            # Of what fits, not of what is asked for: another number of workers must give the same bits.
+            "threads": 1 if gpus else run.cluster.cpus_each(fitting),
         },
         given=given,
     )
@@ -103,20 +105,19 @@ def run(run: StageRun) -> StageOutput:
     return StageOutput(records, _summary(run, records, settings.max_tokens))
 
 
-def _workers(run: StageRun, model: Artifact | str) -> tuple[int, int]:
-    """How many replicas of the model work at once, and how many GPUs each has (0: it runs on CPUs)."""
+def _replicas(run: StageRun, model: Artifact | str) -> tuple[int, int]:
+    """How many replicas of the model the cluster holds at once, and how many GPUs each has (0: it runs on CPUs)."""
     settings: EmbeddingSettings = run.settings["embedding"]
     with tempfile.TemporaryDirectory() as scratch:
         size = model_size(model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else Path(model))
     if not run.cluster.gpus():
-        fit = cpu_replicas(size, cpus=run.cluster.cpus(), memory_bytes=run.cluster.memory_bytes())
-        return settings.workers or fit, 0
+        return cpu_replicas(size, cpus=run.cluster.cpus(), memory_bytes=run.cluster.memory_bytes()), 0
     gpus = settings.gpus_per_worker
     if gpus is None:
         memory = run.settings["cluster"].gpu_memory_gb
         gpu_bytes = int(memory * 1e9) if memory else run.cluster.run_task(_gpu_bytes, num_gpus=1)
         gpus = gpus_per_replica(size, gpu_bytes=gpu_bytes, max_tokens=settings.max_tokens)
-    return settings.workers or max(1, run.cluster.places(num_cpus=1, num_gpus=gpus)), gpus
+    return max(1, run.cluster.places(num_cpus=1, num_gpus=gpus)), gpus
 
 
 def _gpu_bytes() -> int:
