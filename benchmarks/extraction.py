@@ -277,6 +277,7 @@ def measure_gpu(lengths_file: Path | None, rows: int, repeats: int) -> None:
         encoder = LastTokenEncoder(model, None, device="cuda", packed=packed)
         encoder.token_budget = encoder.measure_token_budget(tokens)
         seconds = []
+        torch.cuda.reset_peak_memory_stats()
         for _ in range(repeats):
             torch.cuda.synchronize()
             start = time.perf_counter()

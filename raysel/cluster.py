@@ -84,9 +84,10 @@ class Cluster:
     def gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
 
-    def memory_bytes(self) -> int:
-        """Memory that Ray lets workers use, over all nodes."""
-        return int(ray.cluster_resources().get("memory", 0))
+    def cpus_and_memory(self) -> list[tuple[int, int]]:
+        """Of each node, its CPUs and the bytes of memory that Ray lets workers use."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [(int(node.get("CPU", 0)), int(node.get("memory", 0))) for node in nodes]
 
     def places(self, *, num_cpus: float, num_gpus: float = 0) -> int:
         """How many workers of `num_cpus` and `num_gpus` (not both 0) the nodes hold at the same time."""
@@ -173,10 +174,10 @@ class Cluster:
         `ItemsFailedError` at the end, with those that failed `tries` times, or as soon as the first dozen have all
         failed; `TimeoutError` when no item was finished for `stall_seconds`. Stopping early stops the actors.
         """
-        self.refuse_unless_placeable(worker.__name__, workers, num_cpus=num_cpus, num_gpus=num_gpus)
         left = dict(enumerate(items))
-        if not items:
+        if not left:
             return
+        self.refuse_unless_placeable(worker.__name__, workers, num_cpus=num_cpus, num_gpus=num_gpus)
         reasons: dict[int, str] = {}
         succeeded = False
         for attempt in range(tries):
@@ -205,6 +206,8 @@ class Cluster:
                             yield outcome
             if not left:
                 return
+            if not succeeded and len(left) >= HOPELESS:
+                break
         raise ItemsFailedError({index: reasons.get(index, WORKER_DIED) for index in left}, tries)
 
     @contextlib.contextmanager
@@ -361,10 +364,13 @@ class _ActorWorker:
 
     def __init__(self, worker: type, arguments: dict[str, Any]) -> None:
         self.mistake: UserError | None = None
+        self.broken: str | None = None
         try:
             self.worker = worker(**arguments)
         except UserError as error:
             self.mistake = error
+        except Exception as error:  # noqa: BLE001 - a bad GPU, say: its items are tried elsewhere, and named in the end
+            self.broken = "".join(traceback.format_exception(error))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         outcomes = [self.outcome(*cloudpickle.loads(item)) for item in batch["item"].to_pylist()]
@@ -373,6 +379,8 @@ class _ActorWorker:
     def outcome(self, index: int, item: dict[str, Any]) -> tuple[int, Any]:
         if self.mistake is not None:
             return index, self.mistake
+        if self.broken is not None:
+            return index, _Failure(self.broken, ray.get_runtime_context().get_actor_name())
         try:
             return index, self.worker.process(item)
         except UserError as error:

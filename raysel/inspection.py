@@ -112,7 +112,7 @@ def _styles(labels: np.ndarray, *, taken: int | None) -> list[str]:
 
 def _tokenizer(experiment: Experiment, model: ModelSettings, scratch: Path) -> "PreTrainedTokenizerBase":
     if model.path is not None:
-        folder = find_model(model.path, revision=model.revision)
+        folder = find_model(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     else:
         store = Store(experiment.storage)
         step = next(step for step in expand(experiment, store) if step.stage == "base_model")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from raysel.embedding.batches import batches_under_budget
-from raysel.embedding.last_tokens import block_count, exact_forward
+from raysel.embedding.last_tokens import block_count, exact_forward, is_out_of_memory
 from raysel.embedding.token_budget import BUDGETS, DEFAULT_TOKEN_BUDGET, fastest_budget
 
 if TYPE_CHECKING:
@@ -137,14 +137,24 @@ class LastTokenEncoder:
             batches = list(batches_under_budget(lengths, budget, packed=self.forward.packed))
             # Batches at four places between the longest and the shortest texts.
             chosen = [batches[len(batches) * place // 8] for place in (1, 3, 5, 7)]
-            self.forward([tokens.ids[i] for i in chosen[0]])
-            start = time.perf_counter()
-            for rows in chosen:
-                self.forward([tokens.ids[i] for i in rows]).cpu()
+            try:
+                self.forward([tokens.ids[i] for i in chosen[0]]).cpu()
+                start = time.perf_counter()
+                for rows in chosen:
+                    self.forward([tokens.ids[i] for i in rows]).cpu()
+            except RuntimeError as error:
+                self._refuse_unless_out_of_memory(error)
+                return float("inf")
             return (time.perf_counter() - start) / int(sum(lengths[rows].sum() for rows in chosen))
 
         kind = self.device.type if self.device.type in BUDGETS else "cpu"
         return fastest_budget(BUDGETS[kind], DEFAULT_TOKEN_BUDGET[kind], seconds_per_token)
+
+    def _refuse_unless_out_of_memory(self, error: RuntimeError) -> None:
+        if not is_out_of_memory(error):
+            raise error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         return batches_under_budget(lengths, self.token_budget, packed=self.forward.packed)
@@ -154,13 +164,10 @@ class LastTokenEncoder:
         try:
             states = self.forward([tokens.ids[i] for i in rows]).cpu().numpy()
         except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+            self._refuse_unless_out_of_memory(error)
         else:
             yield rows, states
             return
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         if len(rows) == 1:
             raise MemoryError(
                 f"a text of {len(tokens.ids[rows[0]]):,} tokens does not fit in the memory of {self.device}"
@@ -168,11 +175,6 @@ class LastTokenEncoder:
         self.token_budget = max(1, min(self.token_budget, int(tokens.lengths[rows].sum())) // 2)
         for half in np.array_split(rows, 2):
             yield from self._run(tokens, half)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that an allocation failed; on a CPU it has no type of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _layers(body: "PreTrainedModel", layer: int | Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """How many replicas of a model a cluster holds, and over how many GPUs each is split."""
 
 import math
+from collections.abc import Sequence
 
 from raysel.disk import readable
 from raysel.errors import UserError
@@ -35,10 +36,10 @@ def gpus_per_replica(size: ModelSize, *, gpu_bytes: int, max_tokens: int) -> int
     return math.ceil((size.blocks + 1) / held)
 
 
-def cpu_replicas(size: ModelSize, *, cpus: int, memory_bytes: int) -> int:
-    """How many float32 replicas of one CPU or more fit in `memory_bytes`, at least 1."""
+def cpu_replicas(size: ModelSize, nodes: Sequence[tuple[int, int]]) -> int:
+    """How many float32 replicas of one CPU or more the nodes (CPUs, bytes of memory) hold, at least 1."""
     each = size.weight_bytes("float32") + size.working_bytes("float32", LEAST_TOKENS) + CONTEXT_BYTES
-    return max(1, min(cpus, memory_bytes // each))
+    return max(1, sum(min(cpus, memory // each) for cpus, memory in nodes))
 
 
 def placement(size: ModelSize, *, nodes: int, gpus_per_node: int, gpu_memory_gb: float | None, max_tokens: int) -> str:

@@ -46,7 +46,6 @@ def run(run: StageRun) -> StageOutput:
     corpus = run.inputs["corpus"]
     model = run.inputs.get("model") or run.leaves["model"]
     fitting, gpus = _replicas(run, model)
-    workers = settings.workers or fitting
     device = "cuda" if gpus else "cpu"
     given = {"token_budget": settings.token_budget, "shard_rows": settings.shard_rows}
     few = corpus.rows("corpus") < WORTH_MEASURING * settings.shard_rows
@@ -62,6 +61,9 @@ def run(run: StageRun) -> StageOutput:
         },
         given=given,
     )
+    # A run that goes on with fewer CPUs still computes with the plan's threads.
+    cpus = next((cpus for cpus in range(plan["threads"], 1, -1) if run.cluster.places(num_cpus=cpus)), 1)
+    workers = settings.workers or max(1, min(fitting, run.cluster.places(num_cpus=cpus, num_gpus=gpus)))
     pieces = [
         {"index": index, "shard": shard, "start": start}
         for index, (shard, start) in enumerate(
@@ -93,7 +95,7 @@ def run(run: StageRun) -> StageOutput:
                 arguments,
                 todo,
                 workers=min(workers, len(todo)) or 1,
-                num_cpus=1 if gpus else plan["threads"],
+                num_cpus=cpus,
                 num_gpus=gpus,
                 at_once=AT_ONCE,
             ):
@@ -111,7 +113,7 @@ def _replicas(run: StageRun, model: Artifact | str) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as scratch:
         size = model_size(model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else Path(model))
     if not run.cluster.gpus():
-        return cpu_replicas(size, cpus=run.cluster.cpus(), memory_bytes=run.cluster.memory_bytes()), 0
+        return cpu_replicas(size, run.cluster.cpus_and_memory()), 0
     gpus = settings.gpus_per_worker
     if gpus is None:
         memory = run.settings["cluster"].gpu_memory_gb
@@ -168,7 +170,7 @@ def _summary(run: StageRun, records: list[ShardRecord], max_tokens: int) -> dict
         "quality": quality,
         "duplicates": duplicates,
         "token_budget": budgets[0],
-        "way": records[0].summary["way"],
+        "way": "; ".join(sorted({record.summary["way"] for record in records})),
         "warnings": warnings,
     }
 
@@ -227,7 +229,12 @@ class Embedder:
                     add_special_tokens=legacy_bos,
                 )
             except ValueError as error:
-                raise EmbeddingError(f"embedding.{error}") from error
+                raise EmbeddingError(f"embedding: {error}") from error
+            if {"cpu", "disk"} & set(map(str, getattr(encoder, "hf_device_map", {}).values())) and gpus:
+                raise EmbeddingError(
+                    f"the model does not fit on {gpus} GPUs beside what is on them already; raise "
+                    "embedding.gpus_per_worker, or free their memory"
+                )
         self.closing = end_of_turn(self.tokenizer) if settings.token == "end_of_turn" else ""
 
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:

@@ -16,19 +16,14 @@ WORTH = 0.9
 def fastest_budget(budgets: Sequence[int], usual: int, seconds_per_token: Callable[[int], float]) -> int:
     """The budget of `budgets` (ascending) with the least seconds per token; `usual` where none is 10% faster.
 
-    A budget that runs out of memory ends the search, as does one under which the measuring has taken 10 s: on slow
-    models small batches keep the machine busy. RuntimeError of the first budget, where not even that fits.
+    A budget that does not fit in memory (infinite seconds) ends the search, as does one under which the measuring has
+    taken 10 s: on slow models small batches keep the machine busy.
     """
     taken: dict[int, float] = {}
     start = time.perf_counter()
     for budget in budgets:
-        try:
-            taken[budget] = seconds_per_token(budget)
-        except RuntimeError:
-            if not taken:
-                raise
-            break
-        if time.perf_counter() - start > ENOUGH_SECONDS:
+        taken[budget] = seconds_per_token(budget)
+        if taken[budget] == float("inf") or time.perf_counter() - start > ENOUGH_SECONDS:
             break
     best = min(taken, key=lambda budget: taken[budget])
     return usual if usual in taken and taken[best] > WORTH * taken[usual] else best

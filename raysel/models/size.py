@@ -31,7 +31,7 @@ def model_size(folder: Path) -> ModelSize:
     from safetensors import safe_open
 
     parameters = 0
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in _weight_files(folder):
         with safe_open(file, framework="np") as tensors:
             names = [name for name in tensors.keys() if not name.startswith(HEADS)]  # noqa: SIM118 - not a dict
             parameters += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
@@ -48,3 +48,12 @@ def model_size(folder: Path) -> ModelSize:
         inner=first("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=4 * width),
         blocks=first("num_hidden_layers", "n_layer", "n_layers", "num_layers", default=32),
     )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads: some repositories hold the same weights in another format beside them."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))

@@ -69,7 +69,11 @@ def sample_text(tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str
 
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What closes an answer's turn. `TemplateError` where nothing does."""
-    closing = closing_text(tokenizer, "Hello", "Hello")
+    answer = "The answer is 42."
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": answer}]
+    # What comes before an answer may differ from a prompt that is waiting for one (Qwen 3 writes an empty thought).
+    whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    closing = whole.rpartition(answer)[2].rstrip("\n") or str(tokenizer.eos_token or "")
     if not closing:
         raise TemplateError(
             "the chat template puts nothing behind an answer and the tokenizer has no end-of-text token: there is no "

@@ -42,9 +42,9 @@ def test_a_split_holds_the_model(gpu_gb: int, billions: int, blocks: int) -> Non
 
 
 def test_cpu_workers_share_the_memory() -> None:
-    assert cpu_replicas(ModelSize(10**6, 128, 512, 4), cpus=16, memory_bytes=24 * 10**9) == 16
-    assert cpu_replicas(LLAMA_8B, cpus=16, memory_bytes=100 * 10**9) == 3
-    assert cpu_replicas(LLAMA_8B, cpus=16, memory_bytes=10**9) == 1
+    assert cpu_replicas(ModelSize(10**6, 128, 512, 4), [(16, 24 * 10**9)]) == 16
+    assert cpu_replicas(LLAMA_8B, [(16, 100 * 10**9), (2, 10**12)]) == 3 + 2
+    assert cpu_replicas(LLAMA_8B, [(16, 10**9)]) == 1
 
 
 def test_what_cannot_be_held_is_refused_with_the_smallest_change() -> None:
