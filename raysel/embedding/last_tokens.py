@@ -93,6 +93,13 @@ class LastTokenForward:
     def __init__(self, body: "PreTrainedModel", layers: Sequence[int], *, packed: bool, skip: bool) -> None:
         self.body, self.layers, self.packed, self.skip = body, list(layers), packed, skip
         self.blocks = decoder_blocks(body)
+        self.width = 0
+
+    def on(self, body: "PreTrainedModel") -> "LastTokenForward":
+        """The same for a copy of the model."""
+        other = LastTokenForward(body, self.layers, packed=self.packed, skip=self.skip)
+        other.width = self.width
+        return other
 
     @property
     def way(self) -> str:
@@ -136,17 +143,30 @@ class LastTokenForward:
         return torch.stack([states[layer].float().to(device) for layer in self.layers], dim=1)
 
 
-def exact_forward(body: "PreTrainedModel", layers: Sequence[int], *, packed: bool) -> LastTokenForward:
+def exact_forward(
+    body: "PreTrainedModel",
+    layers: Sequence[int],
+    *,
+    packed: bool,
+    longest: int = 1024,
+    plain: "PreTrainedModel | None" = None,
+) -> LastTokenForward:
     """The cheapest forward that gives this very model's hidden states, tried on a few tokens against its plain forward.
 
-    packed: whether packing is worth it. ValueError where not even the dearest gives them.
+    packed: whether packing is worth it. longest: the most tokens a text will have; where that is more than the window
+    of the model's attention, the trial goes past the window. plain: the model whose plain forward counts, where that
+    is not `body` itself but what it was copied from. ValueError where not even the dearest gives them.
     """
+    lengths = list(PROBE_LENGTHS)
+    window = getattr(body.config.get_text_config(), "sliding_window", None)
+    if window and window < longest:
+        lengths.append(window + 2)
     ways = [(True, True), (True, False)] if packed and _takes_other_attention(body) else []
     deviations = []
     for pack, skip in (*ways, (False, True), (False, False)):
         forward = LastTokenForward(body, layers, packed=pack, skip=skip)
         try:
-            deviations.append(_deviation(forward))
+            deviations.append(_deviation(forward, plain or body, lengths))
         except WRONG_FOR_THIS_MODEL as error:
             if isinstance(error, RuntimeError) and (is_out_of_memory(error) or "CUDA error" in str(error)):
                 raise
@@ -159,10 +179,10 @@ def exact_forward(body: "PreTrainedModel", layers: Sequence[int], *, packed: boo
     )
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that an allocation failed; on a CPU, and in CUDA's libraries, it has no type for that."""
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether an allocation failed; torch has no type for that on a CPU and in CUDA's libraries."""
     said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in said)
 
 
 def _takes_other_attention(body: "PreTrainedModel") -> bool:
@@ -172,18 +192,18 @@ def _takes_other_attention(body: "PreTrainedModel") -> bool:
 
 
 @torch.inference_mode()
-def _deviation(forward: LastTokenForward) -> float:
+def _deviation(forward: LastTokenForward, plain: "PreTrainedModel", lengths: Sequence[int]) -> float:
     """Largest difference from the plain forward of one text at a time, as a share of the hidden state's length."""
-    body = forward.body
-    device = next(body.parameters()).device
+    device = next(plain.parameters()).device
     rng = np.random.default_rng(0)
-    texts = [rng.integers(0, body.get_input_embeddings().num_embeddings, length) for length in PROBE_LENGTHS]
+    texts = [rng.integers(0, plain.get_input_embeddings().num_embeddings, length) for length in lengths]
     found = forward(texts)
-    plain = []
+    forward.width = found.shape[-1]
+    rows = []
     for text in texts:
-        output = body(torch.from_numpy(text)[None].to(device), use_cache=False, output_hidden_states=True)
-        plain.append(torch.stack([output.hidden_states[layer][0, -1].float().to(device) for layer in forward.layers]))
-    expected = torch.stack(plain)
+        output = plain(torch.from_numpy(text)[None].to(device), use_cache=False, output_hidden_states=True)
+        rows.append(torch.stack([output.hidden_states[layer][0, -1].float().to(device) for layer in forward.layers]))
+    expected = torch.stack(rows)
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 

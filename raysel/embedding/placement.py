@@ -18,15 +18,15 @@ class PlacementError(UserError):
     """A model that the machines cannot hold."""
 
 
-def gpus_per_replica(size: ModelSize, *, gpu_bytes: int, max_tokens: int) -> int:
-    """The fewest GPUs of `gpu_bytes` that hold one bfloat16 replica and a batch of `max_tokens`, split by whole blocks.
+def gpus_per_replica(size: ModelSize, *, gpu_bytes: int, max_tokens: int, dtype: str = "bfloat16") -> int:
+    """The fewest GPUs of `gpu_bytes` that hold a replica in `dtype` and a batch of `max_tokens`, split by whole blocks.
 
     `PlacementError` where no split is enough: a block or the batch is larger than a GPU.
     """
-    working = size.working_bytes("bfloat16", max(max_tokens, LEAST_TOKENS)) + CONTEXT_BYTES
+    working = size.working_bytes(dtype, max(max_tokens, LEAST_TOKENS)) + CONTEXT_BYTES
     room = gpu_bytes * USABLE_SHARE - working
     # Embeddings count as blocks of their own: they lie with the first ones.
-    block = size.weight_bytes("bfloat16") / (size.blocks + 1)
+    block = size.weight_bytes(dtype) / (size.blocks + 1)
     held = max(0, math.floor(room / block))
     if held == 0:
         raise PlacementError(
@@ -36,9 +36,9 @@ def gpus_per_replica(size: ModelSize, *, gpu_bytes: int, max_tokens: int) -> int
     return math.ceil((size.blocks + 1) / held)
 
 
-def cpu_replicas(size: ModelSize, nodes: Sequence[tuple[int, int]]) -> int:
-    """How many float32 replicas of one CPU or more the nodes (CPUs, bytes of memory) hold, at least 1."""
-    each = size.weight_bytes("float32") + size.working_bytes("float32", LEAST_TOKENS) + CONTEXT_BYTES
+def cpu_replicas(size: ModelSize, nodes: Sequence[tuple[int, int]], *, dtype: str = "float32") -> int:
+    """How many replicas in `dtype` of one CPU or more the nodes (CPUs, bytes of memory) hold, at least 1."""
+    each = size.weight_bytes(dtype) + size.working_bytes(dtype, LEAST_TOKENS) + CONTEXT_BYTES
     return max(1, sum(min(cpus, memory // each) for cpus, memory in nodes))
 
 

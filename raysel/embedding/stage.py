@@ -45,8 +45,7 @@ def run(run: StageRun) -> StageOutput:
     settings: EmbeddingSettings = run.settings["embedding"]
     corpus = run.inputs["corpus"]
     model = run.inputs.get("model") or run.leaves["model"]
-    fitting, gpus = _replicas(run, model)
-    device = "cuda" if gpus else "cpu"
+    device = "cuda" if run.cluster.gpus() else "cpu"
     given = {"token_budget": settings.token_budget, "shard_rows": settings.shard_rows}
     few = corpus.rows("corpus") < WORTH_MEASURING * settings.shard_rows
     plan = run.attempt.plan(
@@ -55,15 +54,11 @@ def run(run: StageRun) -> StageOutput:
             # None: the workers measure it.
             "token_budget": settings.token_budget or (DEFAULT_TOKEN_BUDGET[device] if few else None),
             # A run begun on GPUs and continued without must not mix the two.
-            "compute_dtype": "bfloat16" if gpus else "float32",
-            # Of what fits, not of what is asked for: another number of workers must give the same bits.
-            "threads": 1 if gpus else run.cluster.cpus_each(fitting),
+            "compute_dtype": "bfloat16" if device == "cuda" else "float32",
         },
         given=given,
     )
-    # A run that goes on with fewer CPUs still computes with the plan's threads.
-    cpus = next((cpus for cpus in range(plan["threads"], 1, -1) if run.cluster.places(num_cpus=cpus)), 1)
-    workers = settings.workers or max(1, min(fitting, run.cluster.places(num_cpus=cpus, num_gpus=gpus)))
+    fitting, gpus = _replicas(run, model, plan["compute_dtype"])
     pieces = [
         {"index": index, "shard": shard, "start": start}
         for index, (shard, start) in enumerate(
@@ -74,6 +69,8 @@ def run(run: StageRun) -> StageOutput:
     ]
     finished = run.attempt.finished(plan)
     todo = [piece for piece in pieces if ("vectors", piece["index"]) not in finished]
+    workers = max(1, min(settings.workers or fitting, len(todo)))
+    cpus = 1 if gpus else run.cluster.cpus_each(workers)
     arguments = {
         "settings": settings,
         "template": run.settings["template"],
@@ -86,6 +83,7 @@ def run(run: StageRun) -> StageOutput:
         "given": given,
         "device": device,
         "gpus": gpus,
+        "threads": cpus,
     }
     done = sum(record.rows for record in finished.values())
     try:
@@ -94,7 +92,7 @@ def run(run: StageRun) -> StageOutput:
                 Embedder,
                 arguments,
                 todo,
-                workers=min(workers, len(todo)) or 1,
+                workers=workers,
                 num_cpus=cpus,
                 num_gpus=gpus,
                 at_once=AT_ONCE,
@@ -107,18 +105,18 @@ def run(run: StageRun) -> StageOutput:
     return StageOutput(records, _summary(run, records, settings.max_tokens))
 
 
-def _replicas(run: StageRun, model: Artifact | str) -> tuple[int, int]:
+def _replicas(run: StageRun, model: Artifact | str, dtype: str) -> tuple[int, int]:
     """How many replicas of the model the cluster holds at once, and how many GPUs each has (0: it runs on CPUs)."""
     settings: EmbeddingSettings = run.settings["embedding"]
     with tempfile.TemporaryDirectory() as scratch:
         size = model_size(model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else Path(model))
     if not run.cluster.gpus():
-        return cpu_replicas(size, run.cluster.cpus_and_memory()), 0
+        return cpu_replicas(size, run.cluster.cpus_and_memory(), dtype=dtype), 0
     gpus = settings.gpus_per_worker
     if gpus is None:
         memory = run.settings["cluster"].gpu_memory_gb
         gpu_bytes = int(memory * 1e9) if memory else run.cluster.run_task(_gpu_bytes, num_gpus=1)
-        gpus = gpus_per_replica(size, gpu_bytes=gpu_bytes, max_tokens=settings.max_tokens)
+        gpus = gpus_per_replica(size, gpu_bytes=gpu_bytes, max_tokens=settings.max_tokens, dtype=dtype)
     return max(1, run.cluster.places(num_cpus=1, num_gpus=gpus)), gpus
 
 
@@ -202,6 +200,7 @@ class Embedder:
         given: dict[str, Any],
         device: str,
         gpus: int,
+        threads: int,
     ) -> None:
         # Here and not above: the driver needs no torch.
         from raysel.embedding.encoder import LastTokenEncoder
@@ -209,7 +208,7 @@ class Embedder:
         self.settings, self.corpus, self.attempt, self.plan, self.given = settings, corpus, attempt, plan, given
         self.reading, self.computing = threading.Lock(), threading.Lock()
         self.measured = plan["token_budget"] is not None
-        with tempfile.TemporaryDirectory() as scratch, self._one_computes():
+        with tempfile.TemporaryDirectory() as scratch:
             folder = model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else model
             self.tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
             encoder = load_encoder(
@@ -227,6 +226,7 @@ class Embedder:
                     token_budget=plan["token_budget"],
                     device=device,
                     add_special_tokens=legacy_bos,
+                    threads=threads,
                 )
             except ValueError as error:
                 raise EmbeddingError(f"embedding: {error}") from error
@@ -243,7 +243,7 @@ class Embedder:
         rows = rows.slice(piece["start"], self.plan["shard_rows"])
         with self.reading:
             tokens = self._tokens(rows)
-        with self._one_computes():
+        with self.computing:
             try:
                 if not self.measured:
                     self.encoder.token_budget = self._measured_budget(tokens)
@@ -266,9 +266,6 @@ class Embedder:
         table = self._table(rows, vectors, encoded, [_hash(ids) for ids in tokens.ids])
         self.attempt.write_table("vectors", piece["index"], table, plan=self.plan, summary=summary)
         return {"rows": len(langs), "tokens": int(encoded.n_tokens.sum())}
-
-    def _one_computes(self) -> "_Computing":
-        return _Computing(self.computing, self.plan["threads"])
 
     def _tokens(self, rows: pa.Table) -> "Tokens":
         pairs = zip(rows["prompt"].to_pylist(), rows["response"].to_pylist(), strict=True)
@@ -311,22 +308,6 @@ class Embedder:
             pa.array(hashes, pa.uint64()),
         ]
         return pa.table(columns, schema=vectors_schema(width, self.settings.dtype))
-
-
-class _Computing:
-    """One thread at a time computes, with the plan's number of threads: the same bits on any number of cores."""
-
-    def __init__(self, lock: threading.Lock, threads: int) -> None:
-        self.lock, self.threads = lock, threads
-
-    def __enter__(self) -> None:
-        import torch
-
-        self.lock.acquire()
-        torch.set_num_threads(self.threads)
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
 
 
 def _hash(ids: np.ndarray) -> int:

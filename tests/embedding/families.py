@@ -43,6 +43,19 @@ FAMILIES: dict[str, PretrainedConfig] = {
     "opt": _config(
         "OPT", hidden_size=32, ffn_dim=64, num_hidden_layers=3, num_attention_heads=4, word_embed_proj_dim=32, **SMALL
     ),
+    # Its rotary positions have other frequencies in a batch with a text of more than 60 tokens.
+    "phi3_longrope": _config(
+        "Phi3",
+        **SHAPE,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [1.0, 2.0, 4.0, 8.0],
+            "original_max_position_embeddings": 60,
+        },
+        original_max_position_embeddings=60,
+    ),
 }
 # Those whose attention cannot be replaced, or caps its scores.
 NOT_PACKED = {"bloom", "falcon_alibi", "gemma2"}

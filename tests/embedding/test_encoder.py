@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from raysel.embedding import LastTokenEncoder
 from raysel.embedding.batches import batches_under_budget
 from raysel.embedding.token_budget import BUDGETS
 from tests.conftest import REPOSITORY
-from tests.embedding.families import FAMILIES, family
+from tests.embedding.families import FAMILIES, SHAPE, family
 from tests.small_models import byte_bpe_tokenizer
 
 TEXTS = ["Hello there.", "Привет", "你好，你怎么样？" * 6, "a", "नमस्ते आप कैसे हैं " * 9, "mixed 混合 текст 🙂", "x " * 40]
@@ -84,8 +84,53 @@ def test_the_tokenizers_own_special_tokens_are_added_when_asked_for(tiny_llama: 
 
 def test_more_tokens_than_learned_positions_are_refused() -> None:
     encoder = LastTokenEncoder(family("gpt2"), byte_bpe_tokenizer())
-    with pytest.raises(ValueError, match=r"text 1 has 1,024 tokens, and the model has learned 512 positions"):
+    with pytest.raises(ValueError, match=r"text 1 has 1,024 tokens, and the model has positions for 512"):
         encoder.encode(["a", "z" * 2000])
+
+
+def test_rotary_positions_that_depend_on_the_texts_before_are_refused() -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+    config = LlamaConfig(**SHAPE | {"max_position_embeddings": 64, "rope_parameters": rope})
+    encoder = LastTokenEncoder(LlamaForCausalLM(config).eval(), byte_bpe_tokenizer())
+    assert encoder.encode(["x" * 30]).shape == (1, 32)
+    with pytest.raises(ValueError, match="the model has positions for 64: max_tokens must be at most that"):
+        encoder.encode(["x " * 200])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "phi3_longrope"])
+def test_the_same_bits_with_any_number_of_threads(name: str) -> None:
+    model, tokenizer = family(name), byte_bpe_tokenizer()
+    texts = TEXTS * 9
+    expected = LastTokenEncoder(model, tokenizer, token_budget=64, threads=1).encode(texts)
+    before = torch.get_num_threads()
+    try:
+        for intra_op in (1, 2):
+            torch.set_num_threads(intra_op)
+            for threads in (2, 5, None):
+                found = LastTokenEncoder(model, tokenizer, token_budget=64, threads=threads).encode(texts)
+                np.testing.assert_array_equal(found, expected)
+                assert torch.get_num_threads() == intra_op
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = family("llama")
+    LastTokenEncoder(model, byte_bpe_tokenizer(), threads=2).encode(TEXTS)
+    assert {type(part) for part in model.modules()} == {type(part) for part in family("llama").modules()}
+    assert not any(part._forward_pre_hooks or "forward" in vars(part) for part in model.modules())
+
+
+def test_an_error_in_one_thread_ends_the_others() -> None:
+    encoder = LastTokenEncoder(family("llama"), byte_bpe_tokenizer(), token_budget=1, threads=2)
+    tokens = encoder.tokenise([f"text {i}" for i in range(200)])
+    tokens.ids[100][0] = 10_000  # no such token
+    taken: list[np.ndarray] = []
+    with pytest.raises(IndexError):
+        encoder._run(
+            tokens, [np.array([100]), *(np.array([i]) for i in range(100))], lambda rows, _: taken.append(rows)
+        )
+    assert len(taken) < 100
 
 
 STRANGE = {
@@ -141,7 +186,7 @@ allow(400 << 20)
 found = large.encode(texts)
 assert large.token_budget < 50_000, large.token_budget
 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-allow(1 << 20)
+allow(64 << 20)
 try:
     large.max_tokens = 40_000
     large.encode(["x " * 40_000])
