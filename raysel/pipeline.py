@@ -27,7 +27,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "corpus": (2, "raysel.corpus.stage:run"),
     "base_model": (1, "raysel.training.base_model_stage:run"),
     "quota": (1, "raysel.mixture.quota_stage:run"),
-    "vectors": (3, "raysel.embedding.stage:run"),
+    "vectors": (4, "raysel.embedding.stage:run"),
     "sums": (2, "raysel.separability.sums_stage:run"),
     "scores": (2, "raysel.separability.scores_stage:run"),
     "pool": (2, "raysel.separability.pool_stage:run"),

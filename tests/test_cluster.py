@@ -18,7 +18,8 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysel.cluster import Cluster, ItemsFailedError, places, refuse_unless_answering
+from raysel.actor_pool import ItemsFailedError
+from raysel.cluster import Cluster, places, refuse_unless_answering
 from raysel.errors import UserError
 
 
@@ -223,6 +224,21 @@ class RefusesToStart:
         raise InputError("the model's folder", "nothing")
 
 
+class BreaksAtStart:
+    """As on a bad GPU: the first `times` that are made raise what is no mistake of the user's."""
+
+    def __init__(self, folder: Path, times: int) -> None:
+        for number in range(times):
+            try:
+                (folder / str(number)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            raise RuntimeError("this card is broken")
+
+    def process(self, item: dict[str, Any]) -> dict[str, Any]:
+        return item
+
+
 class Sleeper:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -280,6 +296,19 @@ def test_items_that_fail_every_time_are_named_and_the_rest_goes_on(
     # Item 5 may go down with item 2 before it has begun, once.
     assert tries[5] == 3 or (tries[5] == 2 and at_once > 1)
     wait_until(nothing_runs)
+
+
+def test_an_actor_that_cannot_start_is_replaced(cluster: Cluster, tmp_path: Path) -> None:
+    results = list(cluster.map_actors(BreaksAtStart, {"folder": tmp_path, "times": 1}, numbers(9), workers=2))
+    assert sorted(item["number"] for item in results) == list(range(9))
+    assert (tmp_path / "0").exists()
+
+
+def test_actors_that_can_never_start_are_named_by_their_error(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(ItemsFailedError) as failed:
+        list(cluster.map_actors(BreaksAtStart, {"folder": tmp_path, "times": 1000}, numbers(3), workers=2))
+    assert set(failed.value.reasons) == {0, 1, 2}
+    assert all("this card is broken" in reason for reason in failed.value.reasons.values())
 
 
 def test_when_the_first_dozen_all_fail_the_rest_is_not_tried(cluster: Cluster) -> None:

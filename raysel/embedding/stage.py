@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from raysel.cluster import ItemsFailedError
+from raysel.actor_pool import ItemsFailedError
 from raysel.embedding.placement import cpu_replicas, gpus_per_replica
 from raysel.embedding.quality import concerns, describe, duplicates_by_language, merged
 from raysel.embedding.settings import EmbeddingSettings
@@ -139,11 +139,12 @@ def _set_aside(
     if len(pieces) > FAILURES_SHOWN:
         numbers = ", ".join(str(piece["index"]) for piece in pieces[FAILURES_SHOWN:])
         lines.append(f"  and shards {numbers}")
+    times = "once" if failed.tries == 1 else f"{failed.tries} times"
     if failed.untried:
         head = f"vectors: the first {len(pieces)} shards all failed, the other {failed.untried} were not tried"
     else:
         head = (
-            f"vectors: {len(pieces)} of {total} shards failed {failed.tries} times and were set aside; the other "
+            f"vectors: {len(pieces)} of {total} shards failed {times} and were set aside; the other "
             f"{total - len(pieces)} are stored. The same command tries just those again"
         )
     return IncompleteError(head + "\n" + "\n".join(lines))

@@ -45,6 +45,12 @@ def test_cpu_workers_share_the_memory() -> None:
     assert cpu_replicas(ModelSize(10**6, 128, 512, 4), [(16, 24 * 10**9)]) == 16
     assert cpu_replicas(LLAMA_8B, [(16, 100 * 10**9), (2, 10**12)]) == 3 + 2
     assert cpu_replicas(LLAMA_8B, [(16, 10**9)]) == 1
+    assert cpu_replicas(LLAMA_8B, [(16, 100 * 10**9)], dtype="bfloat16") == 6
+
+
+def test_a_run_begun_in_float32_is_placed_as_such() -> None:
+    """Begun on CPUs and continued on GPUs."""
+    assert gpus_per_replica(LLAMA_8B, gpu_bytes=24 * 10**9, max_tokens=1024, dtype="float32") == 2
 
 
 def test_what_cannot_be_held_is_refused_with_the_smallest_change() -> None:
@@ -52,6 +58,19 @@ def test_what_cannot_be_held_is_refused_with_the_smallest_change() -> None:
         placement(AYA_35B, nodes=4, gpus_per_node=2, gpu_memory_gb=24, max_tokens=1024)
     held = placement(AYA_35B, nodes=2, gpus_per_node=8, gpu_memory_gb=80, max_tokens=1024)
     assert held == "35.0B parameters, 70.0 GB in bfloat16: 1 GPU of 80 GB for a replica, 16 replicas at once"
+
+
+def test_weights_in_several_files_count_once_and_heads_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, "num_hidden_layers": 2}))
+    save_file({"model.embed.weight": np.zeros((5, 8), np.float32)}, tmp_path / "model-00001-of-00002.safetensors")
+    second = {"model.norm.weight": np.zeros(8, np.float32), "lm_head.weight": np.zeros((5, 8), np.float32)}
+    save_file(second, tmp_path / "model-00002-of-00002.safetensors")
+    # Another form of the same weights, as some repositories hold it.
+    save_file({"embed": np.zeros((5, 8), np.float32)}, tmp_path / "consolidated.safetensors")
+    files = {"model.embed.weight": "model-00001-of-00002.safetensors"}
+    files |= dict.fromkeys(second, "model-00002-of-00002.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    assert model_size(tmp_path) == ModelSize(parameters=48, width=8, inner=32, blocks=2)
 
 
 def test_the_plan_reads_the_models_files(tiny_llama: Path, tmp_path: Path) -> None:
