@@ -15,8 +15,9 @@ class EmbeddingSettings(Section):
     token: the response's last token, the turn left unclosed, as in LangGPS; or the token that ends the turn.
     layer indexes the hidden states as transformers does: -1 is the last, after the final norm.
     dtype is what is stored; what is computed in is bfloat16 on GPUs, float32 on CPUs.
-    token_budget bounds the tokens of one batch and is measured where it is not given; shard_rows are the rows that one
-    shard holds at most. Both are kept in the plan. workers and gpus_per_worker (one replica of the model is split over
+    token_budget bounds the tokens of one batch and is measured where it is not given; shard_rows are the rows of one
+    shard, 512 where not given, or more in a corpus that would otherwise have over 4,096 shards. Both are kept in the
+    plan. workers and gpus_per_worker (one replica of the model is split over
     so many) default to what fits.
     """
 
@@ -26,6 +27,6 @@ class EmbeddingSettings(Section):
     layer: int = -1
     dtype: Literal["float16", "float32"] = "float32"
     token_budget: int | None = execution(None, ge=1)
-    shard_rows: int = execution(512, ge=1)
+    shard_rows: int | None = execution(None, ge=1)
     workers: int | None = execution(None, ge=1)
     gpus_per_worker: int | None = execution(None, ge=1)

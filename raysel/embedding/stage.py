@@ -6,9 +6,10 @@ read, templated and tokenised, or written.
 """
 
 import hashlib
+import math
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2
 FAILURES_SHOWN = 5
+SHARD_ROWS = 512
+# Ray Data takes some 50 KB of the driver's memory for each shard: more rows must not mean more shards without end.
+MOST_SHARDS = 4096
 # Measuring the token budget takes as long as a shard or two: a corpus of fewer shards than this has the usual one.
 WORTH_MEASURING = 8
 
@@ -47,10 +51,12 @@ def run(run: StageRun) -> StageOutput:
     model = run.inputs.get("model") or run.leaves["model"]
     device = "cuda" if run.cluster.gpus() else "cpu"
     given = {"token_budget": settings.token_budget, "shard_rows": settings.shard_rows}
-    few = corpus.rows("corpus") < WORTH_MEASURING * settings.shard_rows
+    total = corpus.rows("corpus")
+    shard_rows = settings.shard_rows or max(SHARD_ROWS, math.ceil(total / MOST_SHARDS))
+    few = total < WORTH_MEASURING * shard_rows
     plan = run.attempt.plan(
         lambda: {
-            "shard_rows": settings.shard_rows,
+            "shard_rows": shard_rows,
             # None: the workers measure it.
             "token_budget": settings.token_budget or (DEFAULT_TOKEN_BUDGET[device] if few else None),
             # A run begun on GPUs and continued without must not mix the two.
@@ -60,12 +66,8 @@ def run(run: StageRun) -> StageOutput:
     )
     fitting, gpus = _replicas(run, model, plan["compute_dtype"])
     pieces = [
-        {"index": index, "shard": shard, "start": start}
-        for index, (shard, start) in enumerate(
-            (shard, start)
-            for shard, record in enumerate(corpus.shards("corpus"))
-            for start in range(0, record.rows, plan["shard_rows"])
-        )
+        {"index": index, "start": start, "stop": min(start + plan["shard_rows"], total)}
+        for index, start in enumerate(range(0, total, plan["shard_rows"]))
     ]
     finished = run.attempt.finished(plan)
     todo = [piece for piece in pieces if ("vectors", piece["index"]) not in finished]
@@ -87,7 +89,7 @@ def run(run: StageRun) -> StageOutput:
     }
     done = sum(record.rows for record in finished.values())
     try:
-        with run.progress.track(corpus.rows("corpus"), "rows", done=done) as tracker:
+        with run.progress.track(total, "rows", done=done) as tracker:
             for counts in run.cluster.map_actors(
                 Embedder,
                 arguments,
@@ -130,12 +132,12 @@ def _gpu_bytes() -> int:
 def _set_aside(
     failed: ItemsFailedError, pieces: Sequence[dict[str, Any]], corpus: Artifact, total: int
 ) -> IncompleteError:
-    shards = corpus.shards("corpus")
     lines = []
     for piece, reason in list(zip(pieces, failed.reasons.values(), strict=True))[:FAILURES_SHOWN]:
         last = reason.strip().splitlines()[-1]
-        where = f"{shards[piece['shard']].path} from row {piece['start']:,}"
-        lines.append(f"  shard {piece['index']} (corpus {where}): {last}")
+        record, first, _ = next(overlapping(corpus.shards("corpus"), piece["start"], piece["stop"]))
+        rows = f"{piece['stop'] - piece['start']:,} rows from row {first:,} of {record.path}"
+        lines.append(f"  shard {piece['index']} ({rows}): {last}")
     if len(pieces) > FAILURES_SHOWN:
         numbers = ", ".join(str(piece["index"]) for piece in pieces[FAILURES_SHOWN:])
         lines.append(f"  and shards {numbers}")
@@ -148,6 +150,16 @@ def _set_aside(
             f"{total - len(pieces)} are stored. The same command tries just those again"
         )
     return IncompleteError(head + "\n" + "\n".join(lines))
+
+
+def overlapping(shards: Sequence[ShardRecord], start: int, stop: int) -> Iterator[tuple[ShardRecord, int, int]]:
+    """The shards that hold the table's rows from `start` to before `stop`, each with the first of them and how many."""
+    before = 0
+    for record in shards:
+        first, last = max(start - before, 0), min(stop - before, record.rows)
+        if first < last:
+            yield record, first, last - first
+        before += record.rows
 
 
 def _summary(run: StageRun, records: list[ShardRecord], max_tokens: int) -> dict[str, Any]:
@@ -239,9 +251,11 @@ class Embedder:
         self.closing = end_of_turn(self.tokenizer) if settings.token == "end_of_turn" else ""
 
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:
-        shard = self.corpus.shards("corpus")[piece["shard"]]
-        rows = self.corpus.read_shard(shard, ["id", "lang", "prompt", "response", "lang_raw", "task", "script"])
-        rows = rows.slice(piece["start"], self.plan["shard_rows"])
+        columns = ["id", "lang", "prompt", "response", "lang_raw", "task", "script"]
+        rows = pa.concat_tables(
+            self.corpus.read_shard(shard, columns).slice(first, count)
+            for shard, first, count in overlapping(self.corpus.shards("corpus"), piece["start"], piece["stop"])
+        )
         with self.reading:
             tokens = self._tokens(rows)
         with self.computing:
