@@ -68,7 +68,10 @@ def sample_text(tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str
 
 
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """What closes an answer's turn. `TemplateError` where nothing does."""
+    """What closes an answer's turn: what the template puts behind it, else the end-of-text token.
+
+    `TemplateError` where there is neither.
+    """
     answer = "The answer is 42."
     messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": answer}]
     # What comes before an answer may differ from a prompt that is waiting for one (Qwen 3 writes an empty thought).
@@ -76,16 +79,7 @@ def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
     closing = whole.rpartition(answer)[2].rstrip("\n") or str(tokenizer.eos_token or "")
     if not closing:
         raise TemplateError(
-            "the chat template puts nothing behind an answer and the tokenizer has no end-of-text token: there is no "
-            "end_of_turn to take (embedding.token: response takes the answer's last token)"
+            "the chat template puts nothing behind an answer and the tokenizer has no end-of-text token: a model "
+            "could not learn where to stop, and there is no end_of_turn to take; choose a template that ends its turns"
         )
     return closing
-
-
-def closing_text(tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str) -> str:
-    """What the template puts behind a response to close the turn; the end-of-text token where it puts nothing."""
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    opened = sample_text(tokenizer, prompt, response)
-    closing = whole[len(opened) :] if whole.startswith(opened) else ""
-    return closing.rstrip("\n") or str(tokenizer.eos_token or "")

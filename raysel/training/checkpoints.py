@@ -103,7 +103,7 @@ class Checkpoints:
         for group in engine.optimizer.param_groups:
             group["lr"] = 0.0
         engine.set_gradient_accumulation_boundary(True)
-        engine.backward(token_losses(engine, unlearned, only_learned=False)[0].sum())
+        engine.backward(token_losses(engine, unlearned)[0].sum())
         engine.step()
         _link_moments(engine)
         parameters = trained_parameters(engine.module)

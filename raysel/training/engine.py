@@ -1,6 +1,5 @@
 """A model under DeepSpeed: loading, adapters, AdamW and ZeRO."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -102,9 +101,3 @@ def start_engine(model: Any, settings: TrainingSettings) -> Any:
 
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def keeps_chosen_logits(model: Any) -> bool:
-    """Whether the model's forward can be asked for the logits of chosen positions only."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raysel.models.templates import closing_text, prompt_text
+from raysel.models.templates import end_of_turn, prompt_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,10 +34,10 @@ def instruction_example(
 ) -> Example:
     """Prompt and response in the chat template, cut on the right at `max_tokens`.
 
-    What is learned is the response and the token that ends it; with `learn_prompt` everything, as a base model does.
+    What is learned is the response and what ends its turn; with `learn_prompt` everything, as a base model does.
     """
     opening = prompt_text(tokenizer, prompt)
-    answer = response + closing_text(tokenizer, prompt, response)
+    answer = response + end_of_turn(tokenizer)
     prompt_ids = _tokens(tokenizer, opening)
     ids = _tokens(tokenizer, opening + answer)
     if ids[: len(prompt_ids)] != prompt_ids:

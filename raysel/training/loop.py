@@ -20,9 +20,9 @@ from raysel.errors import UserError
 from raysel.store import Artifact, Attempt
 from raysel.training.batches import Step, collate, empty_row, read_steps
 from raysel.training.checkpoints import Checkpoints
-from raysel.training.engine import keeps_chosen_logits, start_engine, trainable_model
+from raysel.training.engine import start_engine, trainable_model
 from raysel.training.export import gather_weights, save
-from raysel.training.loss import token_losses
+from raysel.training.loss import logit_parts, token_losses
 from raysel.training.schedule import learning_rate
 from raysel.training.settings import TrainingSettings
 
@@ -79,12 +79,15 @@ def train(
             checkpoints.restore_optimizer(engine, whole, learner.unlearned_row())
         log = list(whole["log"]) if whole else []
         steps = training.tokens.summary["steps"]
+        started = time.perf_counter()
         for step in read_steps(training.tokens, whole["steps"] if whole else 0):
             log.append(learner.learn(step))
+            log[-1]["tokens_per_second"] = round(step.tokens / (time.perf_counter() - started), 1)
             if rank == 0:
                 report(log[-1])
             if (step.step + 1) % settings.checkpoint_steps == 0 and step.step + 1 < steps:
                 checkpoints.write(engine, step.step + 1, log)
+            started = time.perf_counter()
         weights = gather_weights(engine.module, only_trained=settings.method == "lora", keep=rank == 0)
         if rank == 0:
             save(engine.module, tokenizer, weights, export_folder)
@@ -98,12 +101,12 @@ class Learner:
     def __init__(self, engine: Any, training: Training, rank: int, world: int) -> None:
         self.engine, self.training, self.rank, self.world = engine, training, rank, world
         self.langs: list[str] = training.tokens.summary["langs"]
-        self.only_learned = keeps_chosen_logits(engine.module)
+        vocabulary = engine.module.config.get_text_config().vocab_size
+        self.logit_parts = logit_parts(training.settings.data.max_tokens, vocabulary)
         engine.train()
 
     def learn(self, step: Step) -> dict[str, Any]:
         """Take one optimizer step and give its metrics, the same on every worker."""
-        started = time.perf_counter()
         settings, engine = self.training.settings, self.engine
         rate = learning_rate(
             step.step,
@@ -122,7 +125,7 @@ class Learner:
             torch.manual_seed(_seed(self.training.seed, step.step, self.rank + number * self.world))
             engine.set_gradient_accumulation_boundary(number == len(rows) - 1)
             batch = collate(row, self.langs, engine.device)
-            losses, learned = token_losses(engine, batch, only_learned=self.only_learned)
+            losses, learned = token_losses(engine, batch, parts=self.logit_parts)
             # DeepSpeed averages over the workers; the sum is wanted.
             engine.backward(losses.sum() * (self.world / trained_tokens), scale_wrt_gas=False)
             self._count(counts, batch, losses.detach(), learned)
@@ -137,7 +140,6 @@ class Learner:
         norm = self._step()
         if not math.isfinite(norm):
             raise LossError(_not_finite(f"the norm of the gradient is {norm}", step))
-        seconds = time.perf_counter() - started
         return {
             "step": step.step,
             "loss": loss,
@@ -145,7 +147,6 @@ class Learner:
             "grad_norm": norm,
             "tokens": step.tokens,
             "trained_tokens": trained_tokens,
-            "tokens_per_second": round(step.tokens / seconds, 1),
             "loss_by_lang": {
                 lang: total / count
                 for lang, total, count in zip(self.langs, loss_by_lang, tokens_by_lang, strict=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysel.models.loading import load_tokenizer
-from raysel.models.templates import NAMED_TEMPLATES, closing_text, prompt_text
+from raysel.models.templates import NAMED_TEMPLATES, TemplateError, end_of_turn, prompt_text
 from raysel.training.base_model import train_tokenizer
 from raysel.training.examples import IGNORED, instruction_example
 from tests.small_models import byte_bpe_tokenizer
@@ -29,7 +29,7 @@ def test_what_is_learned_is_the_response_and_its_end(tiny_llama: Path, template:
     def check(prompt: str, response: str) -> None:
         example = instruction_example(tokenizer, prompt, response, 10_000)
         learned = example.labels != IGNORED
-        closing = closing_text(tokenizer, prompt, response)
+        closing = end_of_turn(tokenizer)
         assert decode(tokenizer, example.input_ids[learned]) == response + closing
         assert closing
         assert decode(tokenizer, example.input_ids[~learned]) == prompt_text(tokenizer, prompt)
@@ -37,6 +37,30 @@ def test_what_is_learned_is_the_response_and_its_end(tiny_llama: Path, template:
         assert not example.truncated
 
     check()
+
+
+THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] | trim }}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_a_template_that_inserts_text_before_the_answer_ends_it_as_its_own_turns_end() -> None:
+    """As Qwen 3's does; its end of turn is not the end of text."""
+    tokenizer = byte_bpe_tokenizer()
+    tokenizer.chat_template = THINKING
+    example = instruction_example(tokenizer, "Hi", " fine ", 10_000)
+    assert decode(tokenizer, example.input_ids[example.labels != IGNORED]) == " fine <|im_end|>"
+
+
+def test_a_tokenizer_that_can_end_no_turn_is_refused() -> None:
+    tokenizer = byte_bpe_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.eos_token = None
+    with pytest.raises(TemplateError, match="a model could not learn where to stop"):
+        instruction_example(tokenizer, "Hi", "fine", 100)
 
 
 def test_a_base_model_learns_all_but_the_first_token() -> None:
@@ -49,7 +73,7 @@ def test_a_base_model_learns_all_but_the_first_token() -> None:
 
 def test_the_base_tokenizer_has_single_tokens_for_the_turns() -> None:
     tokenizer = train_tokenizer(["a b c"] * 3, 300, 128)
-    text = prompt_text(tokenizer, "x") + "y" + closing_text(tokenizer, "x", "y")
+    text = prompt_text(tokenizer, "x") + "y" + end_of_turn(tokenizer)
     assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 5
 
 

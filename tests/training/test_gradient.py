@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from raysel.models.loading import load_causal_lm
 from raysel.store import Store
 from raysel.training.batches import Step, collate, read_steps
 from raysel.training.examples import IGNORED
-from raysel.training.loss import token_losses
+from raysel.training.loss import logit_parts, token_losses
 from raysel.training.settings import TokenSettings
+from tests.embedding.families import FAMILIES, VOCABULARY, family
 from tests.training.runs import write_tokens
 
 
@@ -19,13 +21,13 @@ def first_step(store: Store, model: Path, *, packing: bool) -> Step:
     return next(read_steps(write_tokens(store, model, 9, data), 0))
 
 
-def gradient(model, step: Step, world: int, *, only_learned: bool = True) -> dict[str, torch.Tensor]:
+def gradient(model, step: Step, world: int, *, parts: int = 1) -> dict[str, torch.Tensor]:
     """The mean over `world` simulated workers, as DeepSpeed averages it."""
     model.zero_grad()
     for rank in range(world):
         for row in step.share(rank, world):
             batch = collate(row, ["en", "fr", "ru"], torch.device("cpu"))
-            losses, _ = token_losses(model, batch, only_learned=only_learned)
+            losses, _ = token_losses(model, batch, parts=parts)
             (losses.sum() * (world / step.trained_tokens) / world).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
@@ -61,11 +63,52 @@ def test_packed_rows_on_any_number_of_workers_give_the_reference_gradient(
             torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-4)
 
 
-def test_logits_of_the_learned_positions_are_enough(store: Store, tiny_llama: Path) -> None:
-    model, step = load_causal_lm(tiny_llama), first_step(store, tiny_llama, packing=True)
-    some, every = (gradient(model, step, 1, only_learned=chosen) for chosen in (True, False))
-    for name, value in every.items():
-        torch.testing.assert_close(some[name], value, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("parts", [1, 2, 7, 100])
+def test_logits_in_parts_give_the_loss_and_gradient_of_all_of_them(name: str, parts: int) -> None:
+    """Also in more parts than there are positions; with scaled and capped logits, tied heads and routed experts."""
+    model = family(name)
+    ids = torch.randint(3, VOCABULARY, (2, 30), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :9], labels[0, 20:] = IGNORED, IGNORED
+    plain = model(input_ids=ids, labels=labels, use_cache=False).loss * (labels[:, 1:] != IGNORED).sum()
+    plain.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    batch = {"input_ids": ids, "labels": labels, "position_ids": torch.arange(30)[None].expand(2, 30)}
+    losses, learned = token_losses(model, batch, parts=parts)
+    assert learned.tolist() == list(range(9, 30))
+    torch.testing.assert_close(losses.sum(), plain, rtol=1e-6, atol=0)
+    losses.sum().backward()
+    assert expected
+    for name, gradient in expected.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-5, atol=1e-5)
+    assert "forward" not in vars(model)
+    assert model(input_ids=ids).logits.shape == (2, 30, VOCABULARY)
+
+
+def test_logits_never_exist_whole() -> None:
+    model, largest = family("llama"), 0
+    ids = torch.randint(3, VOCABULARY, (1, 300), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "labels": ids, "position_ids": torch.arange(300)[None]}
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            made = function(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(tensor, torch.Tensor) and VOCABULARY in tensor.shape[-1:] and tensor.shape[0] != 32:
+                    largest = max(largest, tensor.numel() // VOCABULARY)
+            return made
+
+    with Largest():
+        token_losses(model, batch, parts=10)[0].sum().backward()
+    assert 0 < largest <= 30
+
+
+def test_long_rows_and_large_vocabularies_are_made_in_parts() -> None:
+    assert logit_parts(512, 128_256) == 1
+    assert logit_parts(4096, 256_000) == 16
 
 
 def test_workers_share_the_rows_of_a_step(store: Store, tiny_llama: Path) -> None:

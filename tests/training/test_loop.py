@@ -124,6 +124,18 @@ def test_the_logged_loss_is_the_mean_over_learned_tokens(learn, store: Store, ti
     assert outcome.log[0]["trained_tokens"] == count
 
 
+@pytest.mark.parametrize(("zero", "method"), [(3, "lora"), pytest.param(2, "full", marks=pytest.mark.slow)])
+def test_logits_in_parts_change_no_loss(
+    learn, store: Store, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, zero: int, method: str
+) -> None:
+    tokens = write_tokens(store, tiny_llama, 16, DATA)
+    settings = TrainingSettings(data=DATA, zero=zero, method=method, learning_rate=1e-2)
+    whole, _ = learn(tiny_llama, tokens, settings, "whole")
+    monkeypatch.setattr("raysel.training.loss.LOGITS_AT_ONCE", 20 * 400)
+    parts, _ = learn(tiny_llama, tokens, settings, "parts")
+    assert losses(parts.log) == pytest.approx(losses(whole.log), abs=2e-6)
+
+
 @pytest.mark.parametrize("zero", [0, 2, 3])
 def test_a_learning_rate_of_0_leaves_the_weights(learn, store: Store, tiny_llama: Path, zero: int) -> None:
     tokens = write_tokens(store, tiny_llama, 8, DATA)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from raysel.models.loading import load_tokenizer
-from raysel.models.templates import closing_text
+from raysel.models.templates import end_of_turn
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, Store
 from raysel.training import tokens_stage
@@ -44,7 +44,7 @@ def test_every_ordered_sample_is_in_its_row(cluster, progress, store: Store, tin
         for name, length in zip(row["ids"], row["segment_lengths"], strict=True):
             labels = row["labels"][start : start + length]
             sample = texts[name]
-            closing = closing_text(tokenizer, sample["prompt"], sample["response"])
+            closing = end_of_turn(tokenizer)
             assert tokenizer.decode([i for i in labels if i != IGNORED]) == sample["response"] + closing
             start += length
         assert start == len(row["input_ids"]) <= 256
