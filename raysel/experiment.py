@@ -30,7 +30,7 @@ NAME_OR_PATH = (("corpus", "path"), ("model", "path"), ("embedding", "model", "p
 TEMPLATES = tuple(
     (*keys, *more) for keys in (("model", "template"), ("embedding", "model", "template")) for more in ((), ("name",))
 )
-PATH_KEYS = (("storage",), ("evaluation", "tasks"), *TEMPLATES, *NAME_OR_PATH)
+PATH_KEYS = (("storage",), ("evaluation", "tasks"), ("training", "deepspeed"), *TEMPLATES, *NAME_OR_PATH)
 
 
 class ExperimentError(UserError):

@@ -102,6 +102,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "subset": CHOSEN,
     "order": ORDER,
     "tokens": TOKENS,
+    "heldout_tokens": TOKENS,
     "results": RESULTS,
     "items": ITEMS,
 }

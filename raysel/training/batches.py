@@ -55,9 +55,9 @@ def empty_row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_steps(tokens: Artifact, first_step: int) -> Iterator[Step]:
-    """The steps from `first_step` on, in order; one shard is in memory at a time."""
-    for shard in tokens.shards("tokens"):
+def read_steps(tokens: Artifact, first_step: int, *, of: str = "tokens") -> Iterator[Step]:
+    """The steps of table `of` from `first_step` on, in order; one shard is in memory at a time."""
+    for shard in tokens.shards(of):
         if shard.summary["last_step"] < first_step:
             continue
         table = tokens.read_shard(shard)

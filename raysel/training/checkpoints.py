@@ -7,7 +7,7 @@ There is no random state in it: every step seeds itself.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +30,7 @@ class Checkpoints:
         self.attempt, self.rank, self.world = attempt, rank, world
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint of any attempt (`steps` and `updates` done, `parts`, `log`), for every worker."""
+        """The newest whole checkpoint of any attempt, for every worker; `_complete` has what is in it."""
         found: list[Any] = [self._find() if self.rank == 0 else None]
         torch.distributed.broadcast_object_list(found, src=0)
         return found[0]
@@ -47,18 +47,40 @@ class Checkpoints:
                     return whole
         return None
 
-    def write(self, engine: Any, steps: int, log: list[dict[str, Any]]) -> None:
-        """Write the state after `steps` steps, then forget this attempt's older checkpoints but one."""
+    def write(self, engine: Any, steps: int, log: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> None:
+        """Write the state after `steps` steps, then forget this attempt's older checkpoints but one.
+
+        OSError on every worker where one of them cannot write.
+        """
         table = f"checkpoint-{steps:08d}"
         part = save(self._own_state(engine))
         name = f"{self.rank:05d}-of-{self.world:05d}.safetensors"
-        record = self.attempt.write_file(table, 1 + self.rank, name, part)
-        records: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(records, asdict(record))
+        records = self._together(lambda: asdict(self.attempt.write_file(table, 1 + self.rank, name, part)))
+        whole = {"steps": steps, "updates": len(log), "parts": records, "log": log, "heldout": heldout}
+        self._together(lambda: self._complete(table, whole))
+
+    def _complete(self, table: str, whole: dict[str, Any]) -> None:
+        """`whole`: `steps` and `updates` done, `parts` (the workers' files), `log` and `heldout` (as in `Outcome`)."""
         if self.rank == 0:
-            whole = {"steps": steps, "updates": len(log), "parts": records, "log": log}
             self.attempt.write_file(table, 0, "whole.json", json.dumps(whole).encode())
             self._forget_old()
+
+    def _together(self, write: Callable[[], Any]) -> list[Any]:
+        """What `write` gave on each worker. Where it fails on one of them (a full disk), OSError on all.
+
+        Alone, the others would wait for that one until the collective operation's time is over.
+        """
+        outcome: tuple[Any, OSError | None]
+        try:
+            outcome = write(), None
+        except OSError as error:
+            outcome = None, error
+        outcomes: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(outcomes, outcome)
+        failed = next((error for _, error in outcomes if error is not None), None)
+        if failed is not None:
+            raise failed
+        return [result for result, _ in outcomes]
 
     def _forget_old(self) -> None:
         store, folder = self.attempt.store, f"{self.attempt.address}/{self.attempt.name}"

@@ -49,7 +49,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Outcome:
+    """log: each step's metrics; heldout: each measured loss of the held-out samples (`steps` done, `loss`,
+    `loss_by_lang`), none where nothing is held out."""
+
     log: list[dict[str, Any]]
+    heldout: list[dict[str, Any]]
     resumed_from: int | None
 
 
@@ -78,6 +82,7 @@ def train(
         if whole is not None:
             checkpoints.restore_optimizer(engine, whole, learner.unlearned_row())
         log = list(whole["log"]) if whole else []
+        heldout = list(whole["heldout"]) if whole else learner.heldout_loss(0)
         steps = training.tokens.summary["steps"]
         started = time.perf_counter()
         for step in read_steps(training.tokens, whole["steps"] if whole else 0):
@@ -85,14 +90,18 @@ def train(
             log[-1]["tokens_per_second"] = round(step.tokens / (time.perf_counter() - started), 1)
             if rank == 0:
                 report(log[-1])
-            if (step.step + 1) % settings.checkpoint_steps == 0 and step.step + 1 < steps:
-                checkpoints.write(engine, step.step + 1, log)
+            due = learner.checkpoint_due or (step.step + 1) % settings.checkpoint_steps == 0
+            if due and step.step + 1 < steps:
+                heldout += learner.heldout_loss(step.step + 1)
+                checkpoints.write(engine, step.step + 1, log, heldout)
+                learner.checkpointed = time.monotonic()
             started = time.perf_counter()
+        heldout += learner.heldout_loss(steps)
         weights = gather_weights(engine.module, only_trained=settings.method == "lora", keep=rank == 0)
         if rank == 0:
             save(engine.module, tokenizer, weights, export_folder)
         engine.destroy()
-    return Outcome(log, whole["steps"] if whole else None)
+    return Outcome(log, heldout, whole["steps"] if whole else None)
 
 
 class Learner:
@@ -101,8 +110,11 @@ class Learner:
     def __init__(self, engine: Any, training: Training, rank: int, world: int) -> None:
         self.engine, self.training, self.rank, self.world = engine, training, rank, world
         self.langs: list[str] = training.tokens.summary["langs"]
+        self.heldout = next(read_steps(training.tokens, 0, of="heldout_tokens"), None)
         vocabulary = engine.module.config.get_text_config().vocab_size
         self.logit_parts = logit_parts(training.settings.data.max_tokens, vocabulary)
+        self.checkpointed = time.monotonic()
+        self.checkpoint_due = False
         engine.train()
 
     def learn(self, step: Step) -> dict[str, Any]:
@@ -118,8 +130,10 @@ class Learner:
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         rows, trained_tokens = step.share(self.rank, self.world), step.trained_tokens
-        # Loss and learned tokens of each language, and the samples seen: summed over the workers.
-        counts = torch.zeros(2 * len(self.langs) + 1, dtype=torch.float64, device=engine.device)
+        # Loss and learned tokens of each language, samples seen, and whether the first worker's clock says that a
+        # checkpoint is due: summed over the workers.
+        counts = torch.zeros(2 * len(self.langs) + 2, dtype=torch.float64, device=engine.device)
+        sums = counts[:-2]
         for number, row in enumerate(rows):
             # Dropout belongs to the row, whichever worker has it.
             torch.manual_seed(_seed(self.training.seed, step.step, self.rank + number * self.world))
@@ -128,15 +142,16 @@ class Learner:
             losses, learned = token_losses(engine, batch, parts=self.logit_parts)
             # DeepSpeed averages over the workers; the sum is wanted.
             engine.backward(losses.sum() * (self.world / trained_tokens), scale_wrt_gas=False)
-            self._count(counts, batch, losses.detach(), learned)
-            counts[-1] += len(row["positions"])
+            _count(sums, batch, losses.detach(), learned)
+            counts[-2] += len(row["positions"])
+        counts[-1] = self.rank == 0 and self._minutes_have_gone()
         torch.distributed.all_reduce(counts)
-        loss_by_lang, tokens_by_lang = counts[:-1].view(2, -1).tolist()
-        loss = sum(loss_by_lang) / trained_tokens
+        loss = float(sums.view(2, -1)[0].sum()) / trained_tokens
         if not math.isfinite(loss):
             raise LossError(_not_finite(f"the loss is {loss}", step))
-        if int(counts[-1]) != len(step.positions):
-            raise RuntimeError(f"step {step.step} trained {int(counts[-1])} samples, {len(step.positions)} are planned")
+        if int(counts[-2]) != len(step.positions):
+            raise RuntimeError(f"step {step.step} trained {int(counts[-2])} samples, {len(step.positions)} are planned")
+        self.checkpoint_due = bool(counts[-1])
         norm = self._step()
         if not math.isfinite(norm):
             raise LossError(_not_finite(f"the norm of the gradient is {norm}", step))
@@ -147,21 +162,29 @@ class Learner:
             "grad_norm": norm,
             "tokens": step.tokens,
             "trained_tokens": trained_tokens,
-            "loss_by_lang": {
-                lang: total / count
-                for lang, total, count in zip(self.langs, loss_by_lang, tokens_by_lang, strict=True)
-                if count
-            },
+            "loss_by_lang": _means(sums, self.langs),
             "positions": step.positions,
         }
 
-    def _count(
-        self, counts: torch.Tensor, batch: dict[str, torch.Tensor], losses: torch.Tensor, learned: torch.Tensor
-    ) -> None:
-        langs = batch["lang"][:, learned].flatten()
-        is_learned = (batch["labels"][:, learned] >= 0).flatten()
-        counts[:-1].view(2, -1)[0].index_add_(0, langs, losses.flatten().double())
-        counts[:-1].view(2, -1)[1].index_add_(0, langs, is_learned.double())
+    @torch.no_grad()
+    def heldout_loss(self, steps: int) -> list[dict[str, Any]]:
+        """One entry: the loss of the held-out samples after so many steps, the same on every worker; or none."""
+        if self.heldout is None:
+            return []
+        langs = sorted({lang for row in self.heldout.rows for lang in row["langs"]})
+        sums = torch.zeros(2 * len(langs), dtype=torch.float64, device=self.engine.device)
+        self.engine.eval()
+        for row in self.heldout.share(self.rank, self.world):
+            batch = collate(row, langs, self.engine.device)
+            _count(sums, batch, *token_losses(self.engine, batch, parts=self.logit_parts))
+        self.engine.train()
+        torch.distributed.all_reduce(sums)
+        loss, tokens = sums.view(2, -1).sum(dim=1).tolist()
+        return [{"steps": steps, "loss": loss / tokens, "loss_by_lang": _means(sums, langs)}]
+
+    def _minutes_have_gone(self) -> bool:
+        minutes = self.training.settings.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self.checkpointed >= 60 * minutes
 
     def _step(self) -> float:
         """Clip, update, and give the norm of the whole gradient before clipping."""
@@ -175,6 +198,19 @@ class Learner:
     def unlearned_row(self) -> dict[str, torch.Tensor]:
         step = next(read_steps(self.training.tokens, 0))
         return collate(empty_row(step.rows[0]), self.langs, self.engine.device)
+
+
+def _count(sums: torch.Tensor, batch: dict[str, torch.Tensor], losses: torch.Tensor, learned: torch.Tensor) -> None:
+    """Add to `sums` (2 L) each of L languages' loss and, behind them, learned tokens."""
+    langs = batch["lang"][:, learned].flatten()
+    is_learned = (batch["labels"][:, learned] >= 0).flatten()
+    sums.view(2, -1)[0].index_add_(0, langs, losses.flatten().double())
+    sums.view(2, -1)[1].index_add_(0, langs, is_learned.double())
+
+
+def _means(sums: torch.Tensor, langs: list[str]) -> dict[str, float]:
+    losses, tokens = sums.view(2, -1).tolist()
+    return {lang: loss / count for lang, loss, count in zip(langs, losses, tokens, strict=True) if count}
 
 
 def _seed(seed: int, step: int, row: int) -> int:

@@ -1,10 +1,13 @@
 """How samples become token rows and how a model is trained on them."""
 
-from typing import Literal
+import json
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raysel.settings import Section, execution
+from raysel.training.deepspeed_config import deepspeed_config
 
 
 class TokenSettings(Section):
@@ -12,21 +15,29 @@ class TokenSettings(Section):
 
     A sample longer than max_tokens is cut on the right. packing puts several samples of one step into one row of at
     most max_tokens; it changes no loss, and it is left out for model families whose attention cannot keep the samples
-    of a row apart.
+    of a row apart. heldout_samples of each language in the corpus' held-out part are followed: their loss before
+    training, with every checkpoint, and after it.
     """
 
     max_tokens: int = Field(512, ge=2)
     packing: bool = True
     batch_samples: int = Field(16, ge=1)
     epochs: int = Field(1, ge=1)
+    heldout_samples: int = Field(16, ge=0)
 
 
 class LoraSettings(Section):
-    """Low-rank adapters (Hu et al. 2022): the update is alpha / rank times B A. targets are module names."""
+    """Low-rank adapters (Hu et al. 2022): the update is alpha / rank times B A. targets are module names.
+
+    rslora divides by the square root of the rank instead (Kalajdzievski 2023); dora learns the size of each column of
+    the weight apart from its direction (Liu et al. 2024).
+    """
 
     rank: int = Field(8, ge=1)
     alpha: float = Field(16, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
+    rslora: bool = False
+    dora: bool = False
     targets: Literal["all-linear"] | list[str] = "all-linear"
 
 
@@ -35,8 +46,11 @@ class TrainingSettings(Section):
 
     The learning rate rises linearly over the first warmup_share of the steps and then follows the schedule.
     clip_norm bounds the norm of the gradient (null: no bound). workers defaults to one per GPU, without GPUs to two.
-    A checkpoint is written every checkpoint_steps steps; a group of workers that lost one is started again up to
-    max_failures times. timeout_minutes bounds every collective operation.
+    A checkpoint is written every checkpoint_steps steps, and when checkpoint_minutes have gone since the last; a group
+    of workers that lost one is started again up to max_failures times. timeout_minutes bounds every collective
+    operation.
+    offload keeps the optimizer's state, or under ZeRO-3 all that is not at work, in the memory of the CPUs. deepspeed
+    is a DeepSpeed configuration (a mapping, or a JSON file) that is added to what these settings decide.
     """
 
     data: TokenSettings = TokenSettings()
@@ -49,11 +63,37 @@ class TrainingSettings(Section):
     clip_norm: float | None = Field(1.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     zero: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "all"] = execution("none")
+    deepspeed: dict[str, Any] | None = None
     activation_checkpointing: bool = execution(False)
     checkpoint_steps: int = execution(50, ge=1)
+    checkpoint_minutes: float | None = execution(None, gt=0)
     workers: int | None = execution(None, ge=1)
     max_failures: int = execution(2, ge=0)
     timeout_minutes: float = execution(30.0, gt=0)
+
+    @field_validator("deepspeed", mode="before")
+    @classmethod
+    def from_a_file(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        try:
+            return json.loads(Path(given).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"this DeepSpeed configuration cannot be read as JSON: {error}") from error
+
+    @model_validator(mode="after")
+    def what_offloading_needs(self) -> "TrainingSettings":
+        if self.offload == "optimizer" and self.zero == 0:
+            raise ValueError("offload optimizer needs zero 1, 2 or 3")
+        if self.offload == "all" and self.zero != 3:
+            raise ValueError("offload all needs zero 3, which is what shards the weights")
+        return self
+
+    @model_validator(mode="after")
+    def no_two_say_different_things(self) -> "TrainingSettings":
+        deepspeed_config(self)
+        return self
 
     @model_validator(mode="after")
     def master_weights_are_float32(self) -> "TrainingSettings":

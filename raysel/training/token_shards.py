@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysel.seeding import draw
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import TOKENS
 from raysel.training.examples import Example, instruction_example
@@ -85,6 +86,38 @@ def write_token_shard(
         "langs": sorted({sample.lang for sample in samples}),
     }
     return attempt.write_table("tokens", index, rows, plan=plan, summary=summary)
+
+
+def write_heldout_shard(
+    attempt: Attempt,
+    plan: Mapping[str, int],
+    corpus: Artifact,
+    tokenizer: "PreTrainedTokenizerBase",
+    data: TokenSettings,
+    *,
+    packing: bool,
+) -> ShardRecord | None:
+    """Up to `data.heldout_samples` held-out samples of each language, as the token rows of one step (`heldout_tokens`).
+
+    Which they are depends on their ids alone. None where nothing is held out, or nothing of it has a token to learn.
+    """
+    by_lang: dict[str, list[tuple[float, str, str, str]]] = {}
+    for shard in corpus.shards("heldout"):
+        table = corpus.read_shard(shard, ["id", "lang", "prompt", "response"])
+        columns = (table[name].to_pylist() for name in ("id", "lang", "prompt", "response"))
+        for name, lang, prompt, response in zip(*columns, strict=True):
+            by_lang.setdefault(lang, []).append((draw(0, f"heldout {name}"), name, prompt, response))
+    samples: list[Sample] = []
+    for lang, members in sorted(by_lang.items()):
+        for _, name, prompt, response in sorted(members)[: data.heldout_samples]:
+            example = instruction_example(tokenizer, prompt, response, data.max_tokens)
+            if example.trained_tokens:
+                samples.append(Sample(len(samples), name, lang, example))
+    if not samples:
+        return None
+    rows = pack(samples, data.model_copy(update={"batch_samples": len(samples)}), packing=packing)
+    summary = {"last_step": 0, "samples": len(samples), "langs": sorted({sample.lang for sample in samples})}
+    return attempt.write_table("heldout_tokens", 0, rows, plan=plan, summary=summary)
 
 
 def pack(samples: list[Sample], data: TokenSettings, *, packing: bool) -> pa.Table:

@@ -10,7 +10,7 @@ from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.packing import PACKABLE_MODEL_TYPES
 from raysel.training.settings import TokenSettings
-from raysel.training.token_shards import choose_plan, summarize, total_steps, write_token_shard
+from raysel.training.token_shards import choose_plan, summarize, total_steps, write_heldout_shard, write_token_shard
 
 
 class TokenError(UserError):
@@ -18,7 +18,7 @@ class TokenError(UserError):
 
 
 def run(run: StageRun) -> StageOutput:
-    """Write table `tokens` (`tables.TOKENS`), one Ray task per shard."""
+    """Write table `tokens` (`tables.TOKENS`), one Ray task per shard; and `heldout_tokens`, where any are held out."""
     data: TokenSettings = run.settings["data"]
     template: str = run.settings["template"]
     order, corpus = run.inputs["order"], run.inputs["corpus"]
@@ -43,6 +43,10 @@ def run(run: StageRun) -> StageOutput:
         (run.attempt, plan, index, order, corpus, model, data, template, packing, run.settings["trust_remote_code"])
         for index in missing
     ]
+    heldout = finished.get(("heldout_tokens", 0))
+    if heldout is None and data.heldout_samples and corpus.shards("heldout"):
+        given = (corpus, model, data, template, packing, run.settings["trust_remote_code"])
+        heldout = run.cluster.run_task(_write_heldout, run.attempt, plan, *given)
     with run.progress.track(shards, "shards", done=len(done)) as tracker:
         for at, record in run.cluster.map_tasks(_write_shard, items):
             done[missing[at]] = record
@@ -55,7 +59,7 @@ def run(run: StageRun) -> StageOutput:
             f"no sample has a token to learn within training.data.max_tokens {data.max_tokens}: "
             "the prompts alone fill it"
         )
-    return StageOutput(records, summary)
+    return StageOutput([*records, heldout] if heldout else records, summary)
 
 
 def read_config(model: Artifact | str) -> dict:
@@ -82,6 +86,22 @@ def _write_shard(
         folder = model if isinstance(model, str) else model.local_folder("model", Path(scratch))
         tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
     return write_token_shard(attempt, plan, index, order, corpus, tokenizer, data, packing=packing)
+
+
+def _write_heldout(
+    attempt: Attempt,
+    plan: dict[str, int],
+    corpus: Artifact,
+    model: Artifact | str,
+    data: TokenSettings,
+    template: str,
+    packing: bool,
+    trust_remote_code: bool,
+) -> ShardRecord | None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = model if isinstance(model, str) else model.local_folder("model", Path(scratch))
+        tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
+    return write_heldout_shard(attempt, plan, corpus, tokenizer, data, packing=packing)
 
 
 def _warnings(summary: dict, data: TokenSettings, packing: bool, model_type: str) -> list[str]:

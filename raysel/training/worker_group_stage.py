@@ -1,5 +1,6 @@
 """Running the training loop on a group of Ray Train workers: the part that every stage which trains shares."""
 
+import errno
 import json
 import math
 import os
@@ -55,7 +56,7 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
     """Train, and write the result and the step metrics (table `log`, `log.jsonl`). `tables`: the other fields of `Job`.
 
     The summary has steps, first_loss, last_loss, tokens_per_second, workers, zero, method, resumed_from (a step, or
-    null where nothing had been trained before).
+    null where nothing had been trained before), heldout_loss (before and after, or null where nothing is held out).
     """
     finished = _finished_earlier(run.attempt)
     if finished is None:
@@ -71,6 +72,8 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
                 stop.set()
                 watcher.join()
                 ray.kill(board)
+        if "full" in outcome:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), outcome["full"])
         if "mistake" in outcome:
             raise TrainingError(outcome["mistake"])
         finished = ShardRecord(**outcome["log"])
@@ -145,15 +148,23 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         try:
             tokenizer = load_tokenizer(model, job.template, trust_remote_code=training.trust_remote_code)
             outcome = run_loop(training, Path(model), tokenizer, export, report)
+            return {"log": asdict(_write_result(job, outcome, export))} if first else None
         except UserError as mistake:
             return {"mistake": str(mistake)}
-        return {"log": asdict(_write_result(job, outcome, export))} if first else None
+        except OSError as error:
+            # No other try would mend a full disk.
+            if error.errno != errno.ENOSPC:
+                raise
+            return {"full": error.filename or str(error)}
 
 
 def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
     """Write what was trained and, last, the log."""
     attempt, settings, log = job.training.attempt, job.training.settings, outcome.log
     records = attempt.write_folder(job.table, export)
+    if outcome.heldout:
+        losses = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in outcome.heldout)
+        records = [*records, attempt.write_file("heldout_loss", 0, "heldout_loss.jsonl", losses.encode())]
     result = {
         "steps": job.training.tokens.summary["steps"],
         "first_loss": log[0]["loss"],
@@ -165,6 +176,7 @@ def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
         "zero": settings.zero,
         "method": settings.method,
         "resumed_from": outcome.resumed_from,
+        "heldout_loss": [outcome.heldout[at]["loss"] for at in (0, -1)] if outcome.heldout else None,
     }
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log)
     summary = {"records": [asdict(record) for record in records], "result": result}

@@ -15,14 +15,16 @@ from raysel.store import Artifact, Store
 from raysel.tables import CORPUS, ORDER
 from raysel.training import model_stage
 from raysel.training.settings import TokenSettings, TrainingSettings
-from raysel.training.token_shards import summarize, total_steps, write_token_shard
+from raysel.training.token_shards import summarize, total_steps, write_heldout_shard, write_token_shard
 from tests.small_models import TEXTS
 
 WORDS = TEXTS[0].split() + TEXTS[1].split() + TEXTS[2].split()
 
 
-def write_corpus(store: Store, rows: int, *, seed: int = 0, words: tuple[int, int] = (3, 20)) -> Artifact:
-    """A published corpus of `rows` short samples in three languages, in two shards."""
+def write_corpus(
+    store: Store, rows: int, *, seed: int = 0, words: tuple[int, int] = (3, 20), heldout: int = 0
+) -> Artifact:
+    """A published corpus of `rows` short samples in three languages, in two shards, and so many held-out samples."""
     draw = np.random.default_rng(seed)
     text = lambda: " ".join(draw.choice(WORDS, draw.integers(*words)))  # noqa: E731
     samples = [
@@ -37,13 +39,14 @@ def write_corpus(store: Store, rows: int, *, seed: int = 0, words: tuple[int, in
             "group": None,
             "script": "Latn",
         }
-        for i in range(rows)
+        for i in range(rows + heldout)
     ]
-    attempt = store.attempt("corpus", f"{rows}-{seed}-{words[1]}")
+    attempt = store.attempt("corpus", f"{rows}-{seed}-{words[1]}-{heldout}")
     table = pa.Table.from_pylist(samples, schema=CORPUS)
     records = [
         attempt.write_table("corpus", 0, table.slice(0, rows // 2)),
-        attempt.write_table("corpus", 1, table.slice(rows // 2)),
+        attempt.write_table("corpus", 1, table.slice(rows // 2, rows - rows // 2)),
+        *([attempt.write_table("heldout", 0, table.slice(rows))] if heldout else []),
     ]
     return attempt.publish(records, settings={}, inputs={}, version=1, summary={})
 
@@ -68,7 +71,10 @@ def write_tokens(store: Store, model: Path, rows: int, data: TokenSettings, **co
         for i in range(-(-steps // 2))
     ]
     summary = summarize(records, steps, data) | {"template": "auto"}
-    return attempt.publish(records, settings={}, inputs={}, version=1, summary=summary)
+    heldout = write_heldout_shard(attempt, plan, made, load_tokenizer(model), data, packing=data.packing)
+    return attempt.publish(
+        [*records, heldout] if heldout else records, settings={}, inputs={}, version=1, summary=summary
+    )
 
 
 def train(

@@ -1,6 +1,8 @@
 """The loop on one worker in this process; with several workers in test_model_stage.py."""
 
+import errno
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,40 @@ def test_a_checkpoint_without_its_last_file_does_not_count(learn, store: Store, 
     assert resumed.resumed_from == 3
 
 
+def test_a_full_disk_costs_only_what_came_after_the_last_checkpoint(
+    learn, store: Store, tiny_llama: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "store"
+    small.mkdir(exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", small], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    try:
+        tokens = write_tokens(store, tiny_llama, 36, DATA)
+        settings = TrainingSettings(data=DATA, zero=2, method="full", learning_rate=1e-2, checkpoint_steps=2)
+        with pytest.raises(OSError, match="No space left") as error:
+            learn(tiny_llama, tokens, settings)
+        assert error.value.errno == errno.ENOSPC
+        subprocess.run(["mount", "-o", "remount,size=50m", small], check=True)
+        resumed, _ = learn(tiny_llama, tokens, settings)
+        assert resumed.resumed_from is not None
+        undisturbed, _ = learn(tiny_llama, tokens, settings, "undisturbed")
+        assert losses(resumed.log) == pytest.approx(losses(undisturbed.log), abs=1e-6)
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_a_checkpoint_is_written_when_its_minutes_have_gone(learn, store: Store, tiny_llama: Path) -> None:
+    tokens = write_tokens(store, tiny_llama, 26, DATA)
+    settings = TrainingSettings(data=DATA, zero=0, checkpoint_steps=1000, checkpoint_minutes=1e-9)
+    with pytest.raises(KilledError):
+        learn(tiny_llama, tokens, settings, "m", killed_after(4))
+    resumed, _ = learn(tiny_llama, tokens, settings, "m")
+    assert resumed.resumed_from == 4
+
+
 def test_every_sample_is_trained_on_in_its_planned_step(learn, store: Store, tiny_llama: Path) -> None:
     data = TokenSettings(max_tokens=128, batch_samples=4, epochs=2)
     tokens = write_tokens(store, tiny_llama, 10, data)
@@ -112,16 +148,10 @@ def test_the_logged_loss_is_the_mean_over_learned_tokens(learn, store: Store, ti
     data = TokenSettings(max_tokens=128, batch_samples=30)
     tokens = write_tokens(store, tiny_llama, 9, data)
     outcome, _ = learn(tiny_llama, tokens, TrainingSettings(data=data, zero=0, method="full"))
-    model, total, count = load_causal_lm(tiny_llama), 0.0, 0
-    for row in tokens.read("tokens").to_pylist():
-        start = 0
-        for length in row["segment_lengths"]:
-            ids, labels = (torch.tensor(row[key][start : start + length])[None] for key in ("input_ids", "labels"))
-            learned = int((labels != -100).sum())
-            total += model(input_ids=ids, labels=labels.long()).loss.item() * learned
-            count, start = count + learned, start + length
-    assert outcome.log[0]["loss"] == pytest.approx(total / count, abs=1e-5)
-    assert outcome.log[0]["trained_tokens"] == count
+    expected, by_lang = plain_losses(load_causal_lm(tiny_llama), tokens.read("tokens").to_pylist())
+    assert outcome.log[0]["loss"] == pytest.approx(expected, abs=1e-5)
+    assert outcome.log[0]["loss_by_lang"] == pytest.approx(by_lang, abs=1e-5)
+    assert outcome.log[0]["trained_tokens"] == tokens.summary["trained_tokens"]
 
 
 @pytest.mark.parametrize(("zero", "method"), [(3, "lora"), pytest.param(2, "full", marks=pytest.mark.slow)])
@@ -134,6 +164,71 @@ def test_logits_in_parts_change_no_loss(
     monkeypatch.setattr("raysel.training.loss.LOGITS_AT_ONCE", 20 * 400)
     parts, _ = learn(tiny_llama, tokens, settings, "parts")
     assert losses(parts.log) == pytest.approx(losses(whole.log), abs=2e-6)
+
+
+@pytest.mark.parametrize(("zero", "offload"), [(2, "optimizer"), pytest.param(3, "all", marks=pytest.mark.slow)])
+def test_offloading_changes_no_loss(learn, store: Store, tiny_llama: Path, zero: int, offload: str) -> None:
+    """Also over a kill and a resume."""
+    tokens = write_tokens(store, tiny_llama, 16, DATA)
+    settings = TrainingSettings(data=DATA, zero=zero, method="full", learning_rate=1e-2, checkpoint_steps=2)
+    expected, _ = learn(tiny_llama, tokens, settings, "here")
+    there = settings.model_copy(update={"offload": offload})
+    with pytest.raises(KilledError):
+        learn(tiny_llama, tokens, there, "there", killed_after(2))
+    found, _ = learn(tiny_llama, tokens, there, "there")
+    assert found.resumed_from == 2
+    assert losses(found.log) == pytest.approx(losses(expected.log), abs=1e-5)
+
+
+@pytest.mark.parametrize("zero", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("more", [{"rslora": True}, {"dora": True, "dropout": 0.1}])
+def test_kinds_of_adapters_learn_and_load(learn, store: Store, tiny_llama: Path, zero: int, more: dict) -> None:
+    tokens = write_tokens(store, tiny_llama, 16, DATA)
+    lora = LoraSettings(rank=4, **more)
+    outcome, folder = learn(tiny_llama, tokens, TrainingSettings(data=DATA, zero=zero, lora=lora, learning_rate=5e-2))
+    assert outcome.log[-1]["loss"] < outcome.log[0]["loss"]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["use_rslora"], config["use_dora"]) == (lora.rslora, lora.dora)
+    tuned, base = load_causal_lm(tiny_llama, adapter=folder), load_causal_lm(tiny_llama)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert not torch.allclose(tuned(ids).logits, base(ids).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("zero", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_loss_of_what_is_held_out_is_followed(learn, store: Store, tiny_llama: Path, zero: int) -> None:
+    """Before training, with every checkpoint and after it, by language, also over a kill and a resume."""
+    tokens = write_tokens(store, tiny_llama, 24, DATA, heldout=7)
+    settings = TrainingSettings(data=DATA, zero=zero, method="full", learning_rate=1e-2, checkpoint_steps=2)
+    undisturbed, folder = learn(tiny_llama, tokens, settings, "undisturbed")
+    assert [entry["steps"] for entry in undisturbed.heldout] == [0, 2, 4, 6]
+    for entry, trained in ((undisturbed.heldout[0], tiny_llama), (undisturbed.heldout[-1], folder)):
+        expected, by_lang = plain_losses(load_causal_lm(trained), tokens.read("heldout_tokens").to_pylist())
+        assert entry["loss"] == pytest.approx(expected, abs=1e-5)
+        assert entry["loss_by_lang"] == pytest.approx(by_lang, abs=1e-5)
+    with pytest.raises(KilledError):
+        learn(tiny_llama, tokens, settings, "killed", killed_after(4))
+    resumed, _ = learn(tiny_llama, tokens, settings, "killed")
+    assert [e["loss"] for e in resumed.heldout] == pytest.approx([e["loss"] for e in undisturbed.heldout], abs=1e-6)
+    untouched, _ = learn(tiny_llama, write_tokens(store, tiny_llama, 24, DATA), settings, "without")
+    assert untouched.heldout == []
+    assert losses(untouched.log) == pytest.approx(losses(undisturbed.log), abs=1e-6)
+
+
+def plain_losses(model: torch.nn.Module, rows: list[dict]) -> tuple[float, dict[str, float]]:
+    """The mean over the learned tokens of all rows and of each language, one sample at a time."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        start = 0
+        for lang, length in zip(row["langs"], row["segment_lengths"], strict=True):
+            ids, labels = (torch.tensor(row[key][start : start + length])[None] for key in ("input_ids", "labels"))
+            learned = int((labels != -100).sum())
+            entry = sums.setdefault(lang, [0.0, 0])
+            entry[0] += model(input_ids=ids, labels=labels.long()).loss.item() * learned
+            entry[1] += learned
+            start += length
+    means = {lang: loss / count for lang, (loss, count) in sums.items()}
+    return sum(loss for loss, _ in sums.values()) / sum(count for _, count in sums.values()), means
 
 
 @pytest.mark.parametrize("zero", [0, 2, 3])

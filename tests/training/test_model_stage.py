@@ -29,7 +29,7 @@ def losses(log: list[dict]) -> list[float]:
 
 
 def test_two_workers_learn_what_one_learns(cluster, progress, store: Store, tiny_llama: Path, learn) -> None:
-    tokens = write_tokens(store, tiny_llama, 22, DATA)
+    tokens = write_tokens(store, tiny_llama, 22, DATA, heldout=7)
     settings = TrainingSettings(data=DATA, zero=2, learning_rate=2e-2, workers=2, checkpoint_steps=2)
     output, model = train(cluster, progress, store, tiny_llama, tokens, settings, "two")
     alone, folder = learn(tiny_llama, tokens, settings, "one")
@@ -41,6 +41,11 @@ def test_two_workers_learn_what_one_learns(cluster, progress, store: Store, tiny
         "steps": 5, "workers": 2, "zero": 2, "method": "lora", "resumed_from": None, "base": str(tiny_llama),
     }  # fmt: skip
     assert output.summary["last_loss"] == log[-1]["loss"]
+    measured = [alone.heldout[0]["loss"], alone.heldout[-1]["loss"]]
+    assert output.summary["heldout_loss"] == pytest.approx(measured, abs=1e-5)
+    [shard] = model.shards("heldout_loss")
+    written = store.read_bytes(f"{model.address}/{shard.path}").decode().splitlines()
+    assert [json.loads(line)["steps"] for line in written] == [0, 2, 4, 5]
     found = model.local_folder("adapter", Path("/nowhere"))
     tokenizer = load_tokenizer(found)
     prompt = torch.tensor([tokenizer("Hello", add_special_tokens=False)["input_ids"]])

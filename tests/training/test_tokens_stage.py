@@ -88,6 +88,21 @@ def test_cut_and_left_out_samples_are_counted_and_named(cluster, progress, store
     assert summary["untrained_ids"][0] in left_out
 
 
+def test_held_out_samples_are_chosen_by_their_ids_alone(cluster, progress, store: Store, tiny_llama: Path) -> None:
+    corpus = write_corpus(store, 12, heldout=30)
+    data = TokenSettings(max_tokens=256, heldout_samples=4)
+    chosen = []
+    for name, ids in (("a", ["s000"]), ("b", ["s001", "s002", "s003"])):
+        attempt = store.attempt("tokens", name)
+        output = run_stage(attempt, corpus, write_order(store, ids, name), tiny_llama, data, cluster, progress)
+        tokens = attempt.publish(output.records, settings={}, inputs={}, version=1, summary=output.summary)
+        rows = tokens.read("heldout_tokens").to_pylist()
+        chosen.append([pair for row in rows for pair in zip(row["langs"], row["ids"], strict=True)])
+    assert chosen[0] == chosen[1]
+    assert sorted(lang for lang, _ in chosen[0]) == ["en"] * 4 + ["fr"] * 4 + ["ru"] * 4
+    assert {name for _, name in chosen[0]} <= {f"s{i:03d}" for i in range(12, 42)}
+
+
 def test_what_cannot_be_tokenised_is_refused(cluster, progress, store: Store, tiny_llama: Path) -> None:
     corpus, attempt = write_corpus(store, 4), store.attempt("tokens", "t")
     some, none = write_order(store, ["s000"]), write_order(store, [], "none")
