@@ -31,7 +31,7 @@ from raysel.store import Artifact, Store
 from raysel.tables import CORPUS, ORDER
 from raysel.training import model_stage
 from raysel.training.base_model import train_tokenizer
-from raysel.training.batches import collate, read_steps
+from raysel.training.batches import collate, groups, read_steps
 from raysel.training.examples import IGNORED, instruction_example
 from raysel.training.loss import token_losses
 from raysel.training.settings import TokenSettings, TrainingSettings
@@ -40,6 +40,7 @@ from raysel.training.token_shards import summarize, total_steps, write_token_sha
 BATCH = 16
 WARM = 2
 MAX_TOKENS = 512
+ROWS_AT_ONCE = 4  # as training.micro_batch_tokens has them by default
 
 
 def main() -> None:
@@ -148,7 +149,7 @@ class Bench:
 
         def steps(model: Any) -> Iterator[Iterable[torch.Tensor]]:
             for step in read_steps(tokens, 0):
-                batches = (collate(row, langs, cpu) for row in step.rows)
+                batches = (collate(rows, langs, cpu) for rows in groups(step.rows, ROWS_AT_ONCE))
                 yield (token_losses(model, batch)[0].sum() / step.trained_tokens for batch in batches)
 
         return self._plain(steps)

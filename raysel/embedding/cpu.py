@@ -17,6 +17,8 @@ class OneDnnLinear(torch.nn.Linear):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
         return product
 

@@ -38,8 +38,9 @@ def gpus_per_replica(size: ModelSize, *, gpu_bytes: int, max_tokens: int, dtype:
 
 def cpu_replicas(size: ModelSize, nodes: Sequence[tuple[int, int]], *, dtype: str = "float32") -> int:
     """How many replicas in `dtype` of one CPU or more the nodes (CPUs, bytes of memory) hold, at least 1."""
-    each = size.weight_bytes(dtype) + size.working_bytes(dtype, LEAST_TOKENS) + CONTEXT_BYTES
-    return max(1, sum(min(cpus, memory // each) for cpus, memory in nodes))
+    each, batch = size.weight_bytes(dtype) + CONTEXT_BYTES, size.working_bytes(dtype, LEAST_TOKENS)
+    # Every CPU has a batch of its own, whichever replica it serves.
+    return max(1, sum(max(0, min(cpus, (memory - cpus * batch) // each)) for cpus, memory in nodes))
 
 
 def placement(size: ModelSize, *, nodes: int, gpus_per_node: int, gpu_memory_gb: float | None, max_tokens: int) -> str:

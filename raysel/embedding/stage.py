@@ -20,7 +20,7 @@ from raysel.actor_pool import ItemsFailedError
 from raysel.embedding.placement import cpu_replicas, gpus_per_replica
 from raysel.embedding.quality import concerns, describe, duplicates_by_language, merged
 from raysel.embedding.settings import EmbeddingSettings
-from raysel.embedding.token_budget import DEFAULT_TOKEN_BUDGET
+from raysel.embedding.token_budget import BUDGETS, DEFAULT_TOKEN_BUDGET
 from raysel.errors import IncompleteError, UserError
 from raysel.models.loading import load_encoder, load_tokenizer
 from raysel.models.size import model_size
@@ -236,7 +236,7 @@ class Embedder:
                     self.tokenizer,
                     max_tokens=settings.max_tokens,
                     layer=settings.layer,
-                    token_budget=plan["token_budget"],
+                    token_budget=self._budget(device),
                     device=device,
                     add_special_tokens=legacy_bos,
                     threads=threads,
@@ -249,6 +249,13 @@ class Embedder:
                     "embedding.gpus_per_worker, or free their memory"
                 )
         self.closing = end_of_turn(self.tokenizer) if settings.token == "end_of_turn" else ""
+
+    def _budget(self, device: str) -> int | None:
+        """The plan's, but on CPUs never one that a GPU measured before the run was continued on CPUs."""
+        planned: int | None = self.plan["token_budget"]
+        if planned is None or self.settings.token_budget or device != "cpu":
+            return planned
+        return min(planned, max(BUDGETS["cpu"]))
 
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:
         columns = ["id", "lang", "prompt", "response", "lang_raw", "task", "script"]

@@ -69,13 +69,24 @@ def read_steps(tokens: Artifact, first_step: int, *, of: str = "tokens") -> Iter
                 yield Step(step, list(members))
 
 
-def collate(row: dict[str, Any], langs: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
-    """A row as int64 (1, T) tensors: input_ids, labels, position_ids (from 0 in every sample) and lang (its index)."""
-    lengths = row["segment_lengths"]
-    arrays = {
-        "input_ids": row["input_ids"],
-        "labels": row["labels"],
-        "position_ids": np.concatenate([np.arange(length) for length in lengths]),
-        "lang": np.repeat([langs.index(lang) for lang in row["langs"]], lengths),
-    }
-    return {name: torch.from_numpy(values.astype(np.int64))[None].to(device) for name, values in arrays.items()}
+def collate(rows: Sequence[dict[str, Any]], langs: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
+    """Rows as int64 (B, T) tensors: input_ids, labels, position_ids (from 0 in every sample) and lang (its index).
+
+    What fills a shorter row is a sample of its own, of which nothing is learned.
+    """
+    longest = max(len(row["input_ids"]) for row in rows)
+    filled = {name: np.zeros((len(rows), longest), dtype=np.int64) for name in ("input_ids", "position_ids", "lang")}
+    filled["labels"] = np.full((len(rows), longest), IGNORED, dtype=np.int64)
+    for at, row in enumerate(rows):
+        tokens, lengths = len(row["input_ids"]), row["segment_lengths"]
+        filled["input_ids"][at, :tokens] = row["input_ids"]
+        filled["labels"][at, :tokens] = row["labels"]
+        positions = [np.arange(length) for length in (*lengths, longest - tokens)]
+        filled["position_ids"][at] = np.concatenate(positions)
+        filled["lang"][at, :tokens] = np.repeat([langs.index(lang) for lang in row["langs"]], lengths)
+    return {name: torch.from_numpy(values).to(device) for name, values in filled.items()}
+
+
+def groups(rows: Sequence[dict[str, Any]], size: int) -> list[Sequence[dict[str, Any]]]:
+    """The rows that go through the model together, `size` at most."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

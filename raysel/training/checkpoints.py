@@ -23,6 +23,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 KEPT = 2
 
 
+class CheckpointError(OSError):
+    """A checkpoint that a worker could not write; every worker raises it."""
+
+
 class Checkpoints:
     """The checkpoints of one artifact: written by this attempt, found wherever an attempt left them."""
 
@@ -50,7 +54,7 @@ class Checkpoints:
     def write(self, engine: Any, steps: int, log: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> None:
         """Write the state after `steps` steps, then forget this attempt's older checkpoints but one.
 
-        OSError on every worker where one of them cannot write.
+        `CheckpointError` on every worker where one of them cannot write.
         """
         table = f"checkpoint-{steps:08d}"
         part = save(self._own_state(engine))
@@ -66,7 +70,7 @@ class Checkpoints:
             self._forget_old()
 
     def _together(self, write: Callable[[], Any]) -> list[Any]:
-        """What `write` gave on each worker. Where it fails on one of them (a full disk), OSError on all.
+        """What `write` gave on each worker. Where it fails on one of them (a full disk), `CheckpointError` on all.
 
         Alone, the others would wait for that one until the collective operation's time is over.
         """
@@ -79,7 +83,7 @@ class Checkpoints:
         torch.distributed.all_gather_object(outcomes, outcome)
         failed = next((error for _, error in outcomes if error is not None), None)
         if failed is not None:
-            raise failed
+            raise CheckpointError(failed.errno, failed.strerror, failed.filename) from failed
         return [result for result, _ in outcomes]
 
     def _forget_old(self) -> None:

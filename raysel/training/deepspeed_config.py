@@ -20,11 +20,31 @@ DECIDED_BY = {
     "data_types.grad_accum_dtype": "training.dtype",
     "optimizer": "training.learning_rate and training.weight_decay (AdamW)",
     "scheduler": "training.schedule and training.warmup_share",
-    "steps_per_print": "raysel, which reports each step itself",
+    "zero_optimization.offload_optimizer.ratio": "training.offload (all of the optimizer's state)",
+    "zero_optimization.cpu_offload": "training.offload",
+    "zero_optimization.cpu_offload_param": "training.offload",
+    "zero_optimization.compute_grad_norm": "raysel, which reports it",
+    "bfloat16": "training.dtype",
     "zero_force_ds_cpu_optimizer": "training.offload (torch's AdamW, fused, also on CPUs)",
 }
 # The user leaves these to the experiment file, as in files written for transformers' Trainer.
 AUTO = "auto"
+WITHOUT_EFFECT = ("steps_per_print",)
+
+
+LEFT_TO_US = ("optimizer", "scheduler")
+# What such a key may say as well where no setting has made it anything.
+UNSET: dict[str, Any] = {
+    "fp16.enabled": False,
+    "bfloat16": {"enabled": False},
+    "data_types.grad_accum_dtype": "fp32",
+    "zero_optimization.offload_optimizer.device": "none",
+    "zero_optimization.offload_optimizer.ratio": 1.0,
+    "zero_optimization.offload_param.device": "none",
+    "zero_optimization.cpu_offload": False,
+    "zero_optimization.cpu_offload_param": False,
+    "zero_optimization.compute_grad_norm": True,
+}
 
 
 def deepspeed_config(settings: "TrainingSettings") -> dict[str, Any]:
@@ -60,12 +80,12 @@ def _merged(decided: Mapping[str, Any], given: Mapping[str, Any], path: str) -> 
     merged = dict(decided)
     for key, value in given.items():
         where = f"{path}{key}"
-        own = decided.get(key)
-        if value == AUTO:
+        own = decided.get(key, UNSET.get(where))
+        if value == AUTO or where in WITHOUT_EFFECT or (where in LEFT_TO_US and _is_auto(value)):
             continue
         if isinstance(value, Mapping) and where not in DECIDED_BY and isinstance(own, Mapping | None):
             merged[key] = _merged(own or {}, value, f"{where}.")
-        elif where in DECIDED_BY and value != (own or _OFF.get(where)):
+        elif where in DECIDED_BY and value != own:
             raise ValueError(
                 f"training.deepspeed says {where}: {value!r}, but {DECIDED_BY[where]} decides that"
                 + (f" and makes it {own!r}" if own is not None else "")
@@ -78,11 +98,8 @@ def _merged(decided: Mapping[str, Any], given: Mapping[str, Any], path: str) -> 
     return merged
 
 
-# What a key that no setting has turned on may say as well.
-_OFF: dict[str, Any] = {
-    "fp16.enabled": False,
-    "bf16.enabled": False,
-    "zero_optimization.offload_optimizer.device": "none",
-    "zero_optimization.offload_param.device": "none",
-    "gradient_clipping": 0.0,
-}
+def _is_auto(section: Any) -> bool:
+    """Whether an optimizer's or scheduler's section leaves every parameter to the experiment file."""
+    if not isinstance(section, Mapping) or section.get("type") not in (AUTO, "AdamW", "WarmupLR", "WarmupDecayLR"):
+        return False
+    return all(value == AUTO for value in section.get("params", {}).values())

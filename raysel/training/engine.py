@@ -18,6 +18,10 @@ class AdapterError(UserError):
     """Adapters that cannot be put on this model."""
 
 
+class DeepSpeedKeyError(UserError):
+    """A key in `training.deepspeed` that DeepSpeed does not take."""
+
+
 def connect(timeout_minutes: float) -> None:
     """Join the process group of all workers: nccl between GPUs, gloo otherwise."""
     import deepspeed
@@ -31,6 +35,18 @@ def connect(timeout_minutes: float) -> None:
         auto_mpi_discovery=False,
         verbose=False,
     )
+
+
+def refuse_unknown_zero_keys(settings: TrainingSettings) -> None:
+    """`DeepSpeedKeyError` for what DeepSpeed itself does not know, before it says so in the middle of loading."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    try:
+        DeepSpeedZeroConfig(**deepspeed_config(settings)["zero_optimization"])
+    except ValidationError as error:
+        named = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        raise DeepSpeedKeyError(f"training.deepspeed, zero_optimization: {named}") from error
 
 
 @contextmanager
@@ -88,6 +104,12 @@ def start_engine(model: Any, settings: TrainingSettings) -> Any:
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(settings))
     return engine
+
+
+def draws_at_random(model: Any) -> bool:
+    """Whether a forward in training mode drops anything out."""
+    dropouts = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
+    return dropouts or getattr(model.config.get_text_config(), "attention_dropout", 0.0) > 0
 
 
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

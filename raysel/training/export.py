@@ -1,10 +1,13 @@
 """A trained model as files that load with `from_pretrained`: safetensors, tokenizer with chat template, configs."""
 
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from raysel.training.engine import trained_parameters
 
@@ -34,9 +37,14 @@ def gather_weights(model: Any, *, only_trained: bool, keep: bool) -> dict[str, t
 
 
 def save(model: Any, tokenizer: "PreTrainedTokenizerBase", weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Save a model, or the adapters of a PEFT model, and its tokenizer in `folder`."""
-    if hasattr(model, "peft_config"):
-        model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
-    else:
-        model.save_pretrained(str(folder), state_dict=weights, max_shard_size=LARGEST_FILE)
+    """Save a model, or the adapters of a PEFT model, and its tokenizer in `folder`. OSError on a full disk."""
+    try:
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
+        else:
+            model.save_pretrained(str(folder), state_dict=weights, max_shard_size=LARGEST_FILE)
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
     tokenizer.save_pretrained(str(folder))

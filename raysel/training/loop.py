@@ -18,9 +18,9 @@ import torch.distributed
 
 from raysel.errors import UserError
 from raysel.store import Artifact, Attempt
-from raysel.training.batches import Step, collate, empty_row, read_steps
+from raysel.training.batches import Step, collate, empty_row, groups, read_steps
 from raysel.training.checkpoints import Checkpoints
-from raysel.training.engine import start_engine, trainable_model
+from raysel.training.engine import draws_at_random, refuse_unknown_zero_keys, start_engine, trainable_model
 from raysel.training.export import gather_weights, save
 from raysel.training.loss import logit_parts, token_losses
 from raysel.training.schedule import learning_rate
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAMED_IDS = 16
+Places = tuple[torch.Tensor, torch.Tensor]
 
 
 class LossError(UserError):
@@ -70,6 +71,7 @@ def train(
     at the first loss or gradient that is not finite.
     """
     settings = training.settings
+    refuse_unknown_zero_keys(settings)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     checkpoints = Checkpoints(training.attempt, rank, world)
     whole = checkpoints.newest()
@@ -112,7 +114,11 @@ class Learner:
         self.langs: list[str] = training.tokens.summary["langs"]
         self.heldout = next(read_steps(training.tokens, 0, of="heldout_tokens"), None)
         vocabulary = engine.module.config.get_text_config().vocab_size
-        self.logit_parts = logit_parts(training.settings.data.max_tokens, vocabulary)
+        settings, longest = training.settings, training.settings.data.max_tokens
+        # Dropout belongs to the row, whichever worker has it; flash attention keeps apart the samples of one row only.
+        alone = draws_at_random(engine.module) or "flash" in str(engine.module.config._attn_implementation)
+        self.rows_at_once = 1 if alone else max(1, settings.micro_batch_tokens // longest)
+        self.logit_parts = logit_parts(self.rows_at_once * longest, vocabulary)
         self.checkpointed = time.monotonic()
         self.checkpoint_due = False
         engine.train()
@@ -129,21 +135,21 @@ class Learner:
         )
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        rows, trained_tokens = step.share(self.rank, self.world), step.trained_tokens
+        micro_batches = groups(step.share(self.rank, self.world), self.rows_at_once)
+        trained_tokens = step.trained_tokens
         # Loss and learned tokens of each language, samples seen, and whether the first worker's clock says that a
         # checkpoint is due: summed over the workers.
         counts = torch.zeros(2 * len(self.langs) + 2, dtype=torch.float64, device=engine.device)
         sums = counts[:-2]
-        for number, row in enumerate(rows):
-            # Dropout belongs to the row, whichever worker has it.
+        for number, rows in enumerate(micro_batches):
             torch.manual_seed(_seed(self.training.seed, step.step, self.rank + number * self.world))
-            engine.set_gradient_accumulation_boundary(number == len(rows) - 1)
-            batch = collate(row, self.langs, engine.device)
-            losses, learned = token_losses(engine, batch, parts=self.logit_parts)
+            engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
+            batch = collate(rows, self.langs, engine.device)
+            losses, places = token_losses(engine, batch, parts=self.logit_parts)
             # DeepSpeed averages over the workers; the sum is wanted.
             engine.backward(losses.sum() * (self.world / trained_tokens), scale_wrt_gas=False)
-            _count(sums, batch, losses.detach(), learned)
-            counts[-2] += len(row["positions"])
+            _count(sums, batch, losses.detach(), places)
+            counts[-2] += sum(len(row["positions"]) for row in rows)
         counts[-1] = self.rank == 0 and self._minutes_have_gone()
         torch.distributed.all_reduce(counts)
         loss = float(sums.view(2, -1)[0].sum()) / trained_tokens
@@ -174,8 +180,8 @@ class Learner:
         langs = sorted({lang for row in self.heldout.rows for lang in row["langs"]})
         sums = torch.zeros(2 * len(langs), dtype=torch.float64, device=self.engine.device)
         self.engine.eval()
-        for row in self.heldout.share(self.rank, self.world):
-            batch = collate(row, langs, self.engine.device)
+        for rows in groups(self.heldout.share(self.rank, self.world), self.rows_at_once):
+            batch = collate(rows, langs, self.engine.device)
             _count(sums, batch, *token_losses(self.engine, batch, parts=self.logit_parts))
         self.engine.train()
         torch.distributed.all_reduce(sums)
@@ -197,14 +203,13 @@ class Learner:
 
     def unlearned_row(self) -> dict[str, torch.Tensor]:
         step = next(read_steps(self.training.tokens, 0))
-        return collate(empty_row(step.rows[0]), self.langs, self.engine.device)
+        return collate([empty_row(step.rows[0])], self.langs, self.engine.device)
 
 
-def _count(sums: torch.Tensor, batch: dict[str, torch.Tensor], losses: torch.Tensor, learned: torch.Tensor) -> None:
+def _count(sums: torch.Tensor, batch: dict[str, torch.Tensor], losses: torch.Tensor, places: Places) -> None:
     """Add to `sums` (2 L) each of L languages' loss and, behind them, learned tokens."""
-    langs = batch["lang"][:, learned].flatten()
-    is_learned = (batch["labels"][:, learned] >= 0).flatten()
-    sums.view(2, -1)[0].index_add_(0, langs, losses.flatten().double())
+    langs, is_learned = batch["lang"][places], batch["labels"][places] >= 0
+    sums.view(2, -1)[0].index_add_(0, langs, losses.double())
     sums.view(2, -1)[1].index_add_(0, langs, is_learned.double())
 
 

@@ -3,7 +3,7 @@
 Logits exist only at the positions whose next token is learned, and for long rows or large vocabularies only a part of
 them at a time; the head, with whatever a family does to its logits, is the model's own.
 
-Shapes: B rows, T tokens in a row, K positions whose next token is learned, D hidden units, V vocabulary.
+Shapes: B rows, T tokens in a row, N learned tokens in all rows, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from raysel.training.examples import IGNORED
 
@@ -20,53 +21,60 @@ LOGITS_AT_ONCE = 1 << 26  # in float32 256 MiB, and as much again for their grad
 
 
 def logit_parts(tokens: int, vocabulary: int) -> int:
-    """In how many parts the logits of a row of at most `tokens` are made: the same for every row and worker.
+    """In how many parts the logits of at most `tokens` tokens are made: the same in every forward and on every worker.
 
     Under ZeRO-3 the workers gather the head's weights together, once for each part.
     """
     return -(-tokens * vocabulary // LOGITS_AT_ONCE)
 
 
-def learned_positions(labels_BT: torch.Tensor) -> torch.Tensor:
-    """The (K,) positions of a row of labels whose next token is learned in some row; at least one position."""
-    found = (labels_BT[:, 1:] != IGNORED).any(0).nonzero()[:, 0]
-    return found if len(found) else torch.zeros(1, dtype=torch.long, device=labels_BT.device)
+def learned_places(labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns, (N,) each, of the tokens that are learned; of one that is not, where none is."""
+    rows, columns = (labels_BT[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    if not len(rows):
+        rows = columns = torch.zeros(1, dtype=torch.long, device=labels_BT.device)
+    return rows, columns + 1
 
 
-def token_losses(model: Any, batch: dict[str, torch.Tensor], *, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy in nats, float32 (B, K), 0 where nothing is learned; and the (K,) positions of the learned tokens.
+def token_losses(
+    model: Any, batch: dict[str, torch.Tensor], *, parts: int = 1
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Cross-entropy in nats of each learned token, float32 (N,), and its place (rows and columns, (N,) each).
 
     model: a causal language model, with adapters or under DeepSpeed or without. `batch` holds input_ids, position_ids
-    and labels (B, T). Of `parts` parts of the logits, all but the first are made again in the backward pass.
+    and labels (B, T). Of `parts` parts of the logits, all but the first are made again in the backward pass. Where
+    nothing is learned, there is one loss, of 0.
     """
-    kept_K = learned_positions(batch["labels"])
-    targets_BK = batch["labels"][:, kept_K + 1].long()
+    places = learned_places(batch["labels"])
     module = getattr(model, "module", model)
     causal_lm = module.get_base_model() if hasattr(module, "get_base_model") else module
-    with _losses_for_logits(causal_lm, kept_K, targets_BK, parts):
-        losses_BK = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
-    return losses_BK, kept_K + 1
+    with _losses_for_logits(causal_lm, places, batch["labels"][places].long(), parts):
+        losses_N = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+    return losses_N, places
 
 
 @contextmanager
-def _losses_for_logits(causal_lm: Any, kept_K: torch.Tensor, targets_BK: torch.Tensor, parts: int) -> Iterator[None]:
-    """While open, the model's forward gives losses (B, K)."""
-    body = causal_lm.get_decoder()
+def _losses_for_logits(
+    causal_lm: Any, places: tuple[torch.Tensor, torch.Tensor], targets_N: torch.Tensor, parts: int
+) -> Iterator[None]:
+    """While open, the model's forward gives losses (N,)."""
+    rows, columns = places
+    body = _body(causal_lm)
     original = causal_lm.forward
 
     def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
         hidden: list[torch.Tensor] = []
         of_body: list[Any] = []
-        targets = targets_BK.tensor_split(parts, dim=1)
+        targets = targets_N.tensor_split(parts)
 
         def keep(_module: Any, _args: Any, outputs: Any) -> Any:
             of_body.append(outputs)
-            hidden.extend(outputs.last_hidden_state[:, kept_K].tensor_split(parts, dim=1))
-            return _with_hidden(outputs, hidden[0])
+            hidden.extend(outputs.last_hidden_state[rows, columns - 1].tensor_split(parts))
+            return _with_hidden(outputs, hidden[0][None])
 
         def losses_of(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-            with _replaced(body, lambda *_, **__: _with_hidden(of_body[0], states)):
-                return _cross_entropy(original(*args, **kwargs).logits, wanted)
+            with _replaced(body, lambda *_, **__: _with_hidden(of_body[0], states[None])):
+                return _cross_entropy(original(*args, **kwargs).logits[0], wanted)
 
         handle = body.register_forward_hook(keep)
         try:
@@ -74,25 +82,28 @@ def _losses_for_logits(causal_lm: Any, kept_K: torch.Tensor, targets_BK: torch.T
         finally:
             handle.remove()
         if not hidden:  # a model from the user's own code, whose head does not follow its decoder
-            return _cross_entropy(logits[:, kept_K], targets_BK)
-        losses = [_cross_entropy(logits, targets[0])]
+            return _cross_entropy(logits[rows, columns - 1], targets_N)
+        losses = [_cross_entropy(logits[0], targets[0])]
         for states, wanted in zip(hidden[1:], targets[1:], strict=True):
             losses.append(checkpoint(losses_of, states, wanted, use_reentrant=False))
-        return torch.cat(losses, dim=1)
+        return torch.cat(losses)
 
     with _replaced(causal_lm, forward):
         yield
+
+
+def _body(causal_lm: Any) -> Any:
+    """What makes the hidden states that the head is given; a few families name it otherwise than the rest."""
+    named = (causal_lm.get_decoder(), getattr(causal_lm, "model", None), causal_lm.base_model)
+    return next(part for part in named if isinstance(part, PreTrainedModel) and part is not causal_lm)
 
 
 def _with_hidden(outputs: Any, states: torch.Tensor) -> Any:
     return type(outputs)(**{**outputs, "last_hidden_state": states})
 
 
-def _cross_entropy(logits_BKV: torch.Tensor, targets_BK: torch.Tensor) -> torch.Tensor:
-    losses = functional.cross_entropy(
-        logits_BKV.float().flatten(0, 1), targets_BK.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return losses.view_as(targets_BK)
+def _cross_entropy(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits_NV.float(), targets_N, ignore_index=IGNORED, reduction="none")
 
 
 @contextmanager

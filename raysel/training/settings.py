@@ -49,6 +49,8 @@ class TrainingSettings(Section):
     A checkpoint is written every checkpoint_steps steps, and when checkpoint_minutes have gone since the last; a group
     of workers that lost one is started again up to max_failures times. timeout_minutes bounds every collective
     operation.
+    micro_batch_tokens bounds what goes through the model at once: as many rows as it has room for, at least one. More
+    share what ZeRO-2 and 3 send between the workers, and take more memory.
     offload keeps the optimizer's state, or under ZeRO-3 all that is not at work, in the memory of the CPUs. deepspeed
     is a DeepSpeed configuration (a mapping, or a JSON file) that is added to what these settings decide.
     """
@@ -65,6 +67,7 @@ class TrainingSettings(Section):
     zero: Literal[0, 1, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = execution("none")
     deepspeed: dict[str, Any] | None = None
+    micro_batch_tokens: int = execution(2048, ge=1)
     activation_checkpointing: bool = execution(False)
     checkpoint_steps: int = execution(50, ge=1)
     checkpoint_minutes: float | None = execution(None, gt=0)

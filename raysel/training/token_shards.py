@@ -107,9 +107,10 @@ def write_heldout_shard(
         columns = (table[name].to_pylist() for name in ("id", "lang", "prompt", "response"))
         for name, lang, prompt, response in zip(*columns, strict=True):
             by_lang.setdefault(lang, []).append((draw(0, f"heldout {name}"), name, prompt, response))
+        by_lang = {lang: sorted(members)[: data.heldout_samples] for lang, members in by_lang.items()}
     samples: list[Sample] = []
     for lang, members in sorted(by_lang.items()):
-        for _, name, prompt, response in sorted(members)[: data.heldout_samples]:
+        for _, name, prompt, response in members:
             example = instruction_example(tokenizer, prompt, response, data.max_tokens)
             if example.trained_tokens:
                 samples.append(Sample(len(samples), name, lang, example))

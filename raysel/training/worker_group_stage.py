@@ -133,6 +133,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
 
+    from raysel.training.checkpoints import CheckpointError
     from raysel.training.engine import connect
     from raysel.training.loop import train as run_loop
 
@@ -152,8 +153,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         except UserError as mistake:
             return {"mistake": str(mistake)}
         except OSError as error:
-            # No other try would mend a full disk.
-            if error.errno != errno.ENOSPC:
+            # No other try would mend a full disk. Alone, the first worker must not leave the others waiting.
+            if error.errno != errno.ENOSPC or not (first or isinstance(error, CheckpointError)):
                 raise
             return {"full": error.filename or str(error)}
 

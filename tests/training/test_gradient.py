@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raysel.models.loading import load_causal_lm
 from raysel.store import Store
-from raysel.training.batches import Step, collate, read_steps
+from raysel.training.batches import Step, collate, groups, read_steps
 from raysel.training.examples import IGNORED
 from raysel.training.loss import logit_parts, token_losses
 from raysel.training.settings import TokenSettings
-from tests.embedding.families import FAMILIES, VOCABULARY, family
+from tests.embedding.families import FAMILIES, SHAPE, VOCABULARY, family
 from tests.training.runs import write_tokens
 
 
@@ -21,13 +22,13 @@ def first_step(store: Store, model: Path, *, packing: bool) -> Step:
     return next(read_steps(write_tokens(store, model, 9, data), 0))
 
 
-def gradient(model, step: Step, world: int, *, parts: int = 1) -> dict[str, torch.Tensor]:
+def gradient(model, step: Step, world: int, *, at_once: int = 1) -> dict[str, torch.Tensor]:
     """The mean over `world` simulated workers, as DeepSpeed averages it."""
     model.zero_grad()
     for rank in range(world):
-        for row in step.share(rank, world):
-            batch = collate(row, ["en", "fr", "ru"], torch.device("cpu"))
-            losses, _ = token_losses(model, batch, parts=parts)
+        for rows in groups(step.share(rank, world), at_once):
+            batch = collate(rows, ["en", "fr", "ru"], torch.device("cpu"))
+            losses, _ = token_losses(model, batch)
             (losses.sum() * (world / step.trained_tokens) / world).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
@@ -48,9 +49,10 @@ def reference(model, step: Step) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 9])
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_packed_rows_on_any_number_of_workers_give_the_reference_gradient(
-    store: Store, tiny_llama: Path, world: int
+    store: Store, tiny_llama: Path, world: int, at_once: int
 ) -> None:
     model = load_causal_lm(tiny_llama)
     packed, apart = (first_step(store, tiny_llama, packing=packing) for packing in (True, False))
@@ -58,7 +60,7 @@ def test_packed_rows_on_any_number_of_workers_give_the_reference_gradient(
     assert packed.trained_tokens == apart.trained_tokens
     expected = reference(model, apart)
     for step in (packed, apart):
-        found = gradient(model, step, world)
+        found = gradient(model, step, world, at_once=at_once)
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-4)
 
@@ -76,8 +78,9 @@ def test_logits_in_parts_give_the_loss_and_gradient_of_all_of_them(name: str, pa
     expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
     batch = {"input_ids": ids, "labels": labels, "position_ids": torch.arange(30)[None].expand(2, 30)}
-    losses, learned = token_losses(model, batch, parts=parts)
-    assert learned.tolist() == list(range(9, 30))
+    losses, (rows, columns) = token_losses(model, batch, parts=parts)
+    assert rows.tolist() == [0] * 11 + [1] * 21
+    assert columns.tolist() == [*range(9, 20), *range(9, 30)]
     torch.testing.assert_close(losses.sum(), plain, rtol=1e-6, atol=0)
     losses.sum().backward()
     assert expected
@@ -85,6 +88,20 @@ def test_logits_in_parts_give_the_loss_and_gradient_of_all_of_them(name: str, pa
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-5, atol=1e-5)
     assert "forward" not in vars(model)
     assert model(input_ids=ids).logits.shape == (2, 30, VOCABULARY)
+
+
+@pytest.mark.parametrize("name", ["Llama4Text", "ModernBertDecoder"])
+def test_families_that_name_their_body_otherwise(name: str) -> None:
+    """One says that the model itself is its decoder, one that its head is."""
+    torch.manual_seed(0)
+    shape = {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 64} if name == "Llama4Text" else {}
+    config = getattr(transformers, f"{name}Config")(**SHAPE | {"pad_token_id": 2} | shape)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.randint(3, VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(0))
+    plain = model(input_ids=ids, labels=ids, use_cache=False).loss
+    batch = {"input_ids": ids, "labels": ids, "position_ids": torch.arange(30)[None]}
+    losses, _ = token_losses(model, batch, parts=3)
+    torch.testing.assert_close(losses.mean(), plain, rtol=1e-5, atol=0)
 
 
 def test_logits_never_exist_whole() -> None:

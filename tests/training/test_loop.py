@@ -11,7 +11,7 @@ import torch
 
 from raysel.models.loading import load_causal_lm, load_tokenizer
 from raysel.store import Store
-from raysel.training.engine import AdapterError
+from raysel.training.engine import AdapterError, DeepSpeedKeyError
 from raysel.training.loop import LossError
 from raysel.training.settings import LoraSettings, TokenSettings, TrainingSettings
 from tests.training.runs import KilledError, killed_after, write_tokens
@@ -253,6 +253,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_samples(
         learn(tmp_path / "broken", tokens, TrainingSettings(data=DATA, method=method))
     row = tokens.read("tokens", filters=[("step", "==", 0)]).to_pylist()[0]
     assert all(name in str(error.value) for name in row["ids"])
+
+
+def test_a_key_that_deepspeed_does_not_know_is_refused(learn, store: Store, tiny_llama: Path) -> None:
+    tokens = write_tokens(store, tiny_llama, 4, DATA)
+    settings = TrainingSettings(data=DATA, deepspeed={"zero_optimization": {"overlap": True}})
+    with pytest.raises(DeepSpeedKeyError, match=r"training\.deepspeed, zero_optimization: overlap: Extra inputs"):
+        learn(tiny_llama, tokens, settings)
 
 
 def test_targets_that_the_model_has_not_are_refused(learn, store: Store, tiny_llama: Path) -> None:

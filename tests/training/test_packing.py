@@ -68,20 +68,24 @@ def test_packing_permutes_within_a_step_only(lengths: list[int], packing: bool) 
 
 
 @pytest.mark.parametrize("model_type", sorted(PACKABLE_MODEL_TYPES))
-def test_samples_of_a_row_do_not_see_each_other(model_type: str) -> None:
+def test_samples_do_not_see_each_other_in_a_row_or_beside_a_shorter_one(model_type: str) -> None:
     default = AutoConfig.for_model(model_type)
     config = AutoConfig.for_model(model_type, **{key: value for key, value in SMALL.items() if hasattr(default, key)})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
-    lengths = [9, 4, 12]
-    row = {
-        "input_ids": np.random.default_rng(0).integers(3, 64, sum(lengths)),
-        "labels": np.zeros(sum(lengths), dtype=np.int64),
-        "segment_lengths": lengths,
-        "langs": ["en", "en", "en"],
-    }
-    batch = collate(row, ["en"], torch.device("cpu"))
+    rows = [
+        {
+            "input_ids": np.random.default_rng(0).integers(3, 64, sum(lengths)),
+            "labels": np.zeros(sum(lengths), dtype=np.int64),
+            "segment_lengths": lengths,
+            "langs": ["en"] * len(lengths),
+        }
+        for lengths in ([9, 4, 12], [5, 11])
+    ]
+    batch = collate(rows, ["en"], torch.device("cpu"))
     with torch.no_grad():
-        packed = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits[0]
-        apart = [model(part[None], use_cache=False).logits[0] for part in batch["input_ids"][0].split(lengths)]
-    torch.testing.assert_close(packed, torch.cat(apart), atol=1e-5, rtol=1e-4)
+        packed = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        for row, found in zip(rows, packed, strict=True):
+            parts = torch.from_numpy(row["input_ids"]).split(row["segment_lengths"])
+            apart = torch.cat([model(part[None], use_cache=False).logits[0] for part in parts])
+            torch.testing.assert_close(found[: len(apart)], apart, atol=1e-5, rtol=1e-4)

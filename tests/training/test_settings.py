@@ -41,6 +41,9 @@ def test_how_it_runs_is_no_part_of_the_fingerprint() -> None:
         ({"fp16": {"enabled": True}}, {}, r"fp16\.enabled: True, but training\.dtype decides that"),
         ({"optimizer": {"type": "Lamb"}}, {}, r"but training\.learning_rate and training\.weight_decay"),
         ({"train_batch_size": 64}, {}, r"train_batch_size: 64, but training\.data\.batch_samples decides that"),
+        ({"zero_optimization": {"cpu_offload": True}}, {}, r"cpu_offload: True, but training\.offload decides that"),
+        ({"bfloat16": {"enabled": True}}, {}, r"bfloat16: .*, but training\.dtype decides that"),
+        ({"zero_optimization": {"compute_grad_norm": False}}, {}, r"compute_grad_norm: False, but raysel"),
         ({"zero_optimization": 2}, {}, r"zero_optimization is a section of keys and values \(found 2\)"),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
@@ -52,6 +55,24 @@ def test_how_it_runs_is_no_part_of_the_fingerprint() -> None:
 def test_a_deepspeed_key_that_says_something_else_is_refused_with_both_names(given, more, message) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainingSettings(deepspeed=given, **more)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"zero_optimization": {"stage": 0}},
+        {"zero_force_ds_cpu_optimizer": False},
+        {"data_types": {"grad_accum_dtype": "fp32"}},
+        {"fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16}},
+        {"optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "weight_decay": "auto"}}},
+        {"scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": "auto"}}, "steps_per_print": 2000},
+    ],
+)
+def test_what_says_the_same_or_leaves_it_open_is_taken(given) -> None:
+    config = deepspeed_config(TrainingSettings(zero=0, deepspeed=given))
+    assert config["zero_optimization"]["stage"] == 0
+    assert "optimizer" not in config
+    assert "scheduler" not in config
 
 
 def test_other_keys_of_deepspeed_are_added() -> None:
