@@ -19,7 +19,11 @@ class OneDnnLinear(torch.nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        try:
+            product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        except RuntimeError:
+            # Short of memory for buffers of its own it "could not create a primitive": torch's own needs none.
+            return super().forward(input)
         return product
 
 
