@@ -17,8 +17,7 @@ REPOSITORY = Path(__file__).parent.parent
 LOCK = Path(__file__).with_name("stage_sources.json")
 # How work is scheduled, stored and shown does not change what is computed.
 NOT_COUNTED = {
-    "raysel", "raysel.actor_pool", "raysel.cluster", "raysel.errors", "raysel.progress", "raysel.stage",
-    "raysel.storage", "raysel.store"
+    "raysel", "raysel.cluster", "raysel.errors", "raysel.progress", "raysel.stage", "raysel.storage", "raysel.store"
 }  # fmt: skip
 
 

@@ -18,8 +18,7 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysel.actor_pool import ItemsFailedError
-from raysel.cluster import Cluster, places, refuse_unless_answering
+from raysel.cluster import Cluster, ItemsFailedError, places, refuse_unless_answering
 from raysel.errors import UserError
 
 

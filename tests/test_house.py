@@ -33,7 +33,7 @@ def imports_of(module: str) -> set[str]:
 
 
 def may_import_ray(module: str) -> bool:
-    return module in {"raysel.cluster", "raysel.actor_pool"} or (module.endswith("stage") and module != "raysel.stage")
+    return module == "raysel.cluster" or (module.endswith("stage") and module != "raysel.stage")
 
 
 def test_only_stages_and_the_cluster_import_ray() -> None:
@@ -72,10 +72,7 @@ def test_imports_run_one_way(module: str) -> None:
     used = imports_of(module)
     assert not used & upward
     if not module.endswith("stage"):
-        assert (
-            not used & {"raysel.storage", "raysel.store", "raysel.cluster", "raysel.actor_pool"}
-            or module in STORE_IN_A_ROOM
-        )
+        assert not used & {"raysel.storage", "raysel.store", "raysel.cluster"} or module in STORE_IN_A_ROOM
     stages = {name for name in MODULES if name.endswith("stage") and name != "raysel.stage"}
     assert not {other for other in used & stages if other.split(".")[1] != room}
     if room == "models":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from raysel.actor_pool import ItemsFailedError
+from raysel.cluster import ItemsFailedError
 from raysel.embedding.placement import cpu_replicas, gpus_per_replica
 from raysel.embedding.quality import concerns, describe, duplicates_by_language, merged
 from raysel.embedding.settings import EmbeddingSettings

@@ -136,7 +136,7 @@ def test_a_large_corpus_has_larger_shards_instead_of_more(
     expected = run_to_vectors(experiment).read("vectors")
     monkeypatch.setattr("raysel.embedding.stage.SHARD_ROWS", 1)
     monkeypatch.setattr("raysel.embedding.stage.MOST_SHARDS", 5)
-    overrides = ("storage=other", "corpus.shard_rows=16", "embedding.shard_rows=null")
+    overrides = (f"storage={experiment.parent / 'other'}", "corpus.shard_rows=16", "embedding.shard_rows=null")
     vectors = run_to_vectors(experiment, *overrides)
     assert [shard.rows for shard in vectors.shards("vectors")] == [39, 39, 39, 39, 36]
     found = vectors.read("vectors")
