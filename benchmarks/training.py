@@ -35,7 +35,7 @@ from raysel.training.batches import collate, groups, read_steps
 from raysel.training.examples import IGNORED, instruction_example
 from raysel.training.loss import token_losses
 from raysel.training.settings import TokenSettings, TrainingSettings
-from raysel.training.token_shards import summarize, total_steps, write_token_shard
+from raysel.training.token_shards import even_steps, summarize, write_token_shard
 
 BATCH = 16
 WARM = 2
@@ -99,9 +99,12 @@ class Bench:
             record = attempt.write_table(name, 0, pa.Table.from_pylist(content, schema=schema))
             made[name] = attempt.publish([record], settings={}, inputs={}, version=1, summary={})
         data = TokenSettings(max_tokens=MAX_TOKENS, batch_samples=BATCH, packing=packing)
-        attempt, steps = self.store.attempt("tokens", f"packing-{packing}"), total_steps(len(rows), data)
+        attempt, starts = self.store.attempt("tokens", f"packing-{packing}"), even_steps(len(rows), data)
+        steps = len(starts) - 1
         plan, tokenizer = {"steps_per_shard": steps}, load_tokenizer(self.model)
-        records = [write_token_shard(attempt, plan, 0, made["order"], made["corpus"], tokenizer, data, packing=packing)]
+        records = [
+            write_token_shard(attempt, plan, 0, starts, made["order"], made["corpus"], tokenizer, data, packing=packing)
+        ]
         summary = summarize(records, steps, data) | {"template": "auto"}
         return attempt.publish(records, settings={}, inputs={}, version=1, summary=summary)
 
@@ -145,11 +148,11 @@ class Bench:
 
     def same_rows(self, tokens: Artifact) -> float:
         """Seconds of the counted steps in a plain PyTorch loop over the same rows with the same loss."""
-        langs, cpu = tokens.summary["langs"], torch.device("cpu")
+        cpu = torch.device("cpu")
 
         def steps(model: Any) -> Iterator[Iterable[torch.Tensor]]:
             for step in read_steps(tokens, 0):
-                batches = (collate(rows, langs, cpu) for rows in groups(step.rows, ROWS_AT_ONCE))
+                batches = (collate(rows, step.positions, cpu) for rows in groups(step.rows, ROWS_AT_ONCE))
                 yield (token_losses(model, batch)[0].sum() / step.trained_tokens for batch in batches)
 
         return self._plain(steps)

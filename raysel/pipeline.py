@@ -25,7 +25,7 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 # stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
 STAGES: dict[str, tuple[int, str]] = {
     "corpus": (2, "raysel.corpus.stage:run"),
-    "base_model": (2, "raysel.training.base_model_stage:run"),
+    "base_model": (3, "raysel.training.base_model_stage:run"),
     "quota": (1, "raysel.mixture.quota_stage:run"),
     "vectors": (4, "raysel.embedding.stage:run"),
     "sums": (2, "raysel.separability.sums_stage:run"),
@@ -33,8 +33,8 @@ STAGES: dict[str, tuple[int, str]] = {
     "pool": (2, "raysel.separability.pool_stage:run"),
     "subset": (1, "raysel.selection.stage:run"),
     "order": (1, "raysel.mixture.order_stage:run"),
-    "tokens": (2, "raysel.training.tokens_stage:run"),
-    "model": (2, "raysel.training.model_stage:run"),
+    "tokens": (3, "raysel.training.tokens_stage:run"),
+    "model": (3, "raysel.training.model_stage:run"),
     "results": (1, "raysel.evaluation.stage:run"),
     "report": (3, "raysel.report.stage:run"),
 }

@@ -63,6 +63,8 @@ TOKENS = pa.schema(
         pa.field("positions", pa.list_(pa.int64()), nullable=False),
         pa.field("ids", pa.list_(pa.string()), nullable=False),
         pa.field("langs", pa.list_(pa.string()), nullable=False),
+        pa.field("tasks", pa.list_(pa.string()), nullable=False),
+        pa.field("levels", pa.list_(pa.int64()), nullable=False),
     ]
 )
 RESULTS = pa.schema(

@@ -17,7 +17,7 @@ from raysel.tables import ORDER
 from raysel.training.base_model import save_random_llama, train_tokenizer
 from raysel.training.loop import Training
 from raysel.training.settings import TokenSettings, TrainingSettings
-from raysel.training.token_shards import choose_plan, summarize, write_token_shard
+from raysel.training.token_shards import choose_plan, even_steps, shard_starts, summarize, write_token_shard
 from raysel.training.worker_group_stage import train
 
 
@@ -68,13 +68,16 @@ def prepare(attempt: Attempt, corpus: Artifact, base: BaseModelSettings, data: T
         save_random_llama(made, base, seed, Path(folder))
         start = attempt.write_folder("start", Path(folder))
         tokenizer = load_tokenizer(folder)
-    order = attempt.write_table("order", 0, _order(corpus, base.steps * base.batch_samples, seed))
-    plan = choose_plan(base.steps, data)
+    samples = base.steps * base.batch_samples
+    order = attempt.write_table("order", 0, _order(corpus, samples, seed))
+    starts = even_steps(samples, data)
+    plan = choose_plan(starts)
     shards = [
         write_token_shard(
             attempt,
             plan,
             index,
+            shard_starts(starts, plan, index),
             unpublished(attempt, [order]),
             corpus,
             tokenizer,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from raysel.store import Artifact
+from raysel.tables import TOKENS
 from raysel.training.examples import IGNORED
 
 
@@ -28,8 +29,19 @@ class Step:
         return sum(int(np.count_nonzero(row["labels"] != IGNORED)) for row in self.rows)
 
     @property
+    def samples(self) -> list[dict[str, Any]]:
+        """Position, lang, task and level of each sample, in order of position."""
+        names = {"positions": "position", "langs": "lang", "tasks": "task", "levels": "level"}
+        found = [
+            dict(zip(names.values(), values, strict=True))
+            for row in self.rows
+            for values in zip(*(row[column] for column in names), strict=True)
+        ]
+        return sorted(found, key=lambda sample: sample["position"])
+
+    @property
     def positions(self) -> list[int]:
-        return sorted(position for row in self.rows for position in row["positions"])
+        return [sample["position"] for sample in self.samples]
 
     @property
     def ids(self) -> list[str]:
@@ -51,7 +63,9 @@ def empty_row(row: dict[str, Any]) -> dict[str, Any]:
         "segment_lengths": [len(row["input_ids"][:2])],
         "positions": [],
         "ids": [],
-        "langs": row["langs"][:1],
+        "langs": [],
+        "tasks": [],
+        "levels": [],
     }
 
 
@@ -61,29 +75,31 @@ def read_steps(tokens: Artifact, first_step: int, *, of: str = "tokens") -> Iter
         if shard.summary["last_step"] < first_step:
             continue
         table = tokens.read_shard(shard)
-        columns = {name: table[name].to_pylist() for name in ("step", "segment_lengths", "positions", "ids", "langs")}
-        columns |= {name: table[name].to_numpy(zero_copy_only=False) for name in ("input_ids", "labels")}
+        as_arrays = ("input_ids", "labels")
+        columns = {name: table[name].to_pylist() for name in TOKENS.names if name not in as_arrays}
+        columns |= {name: table[name].to_numpy(zero_copy_only=False) for name in as_arrays}
         rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
         for step, members in groupby(rows, key=lambda row: row["step"]):
             if step >= first_step:
                 yield Step(step, list(members))
 
 
-def collate(rows: Sequence[dict[str, Any]], langs: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
-    """Rows as int64 (B, T) tensors: input_ids, labels, position_ids (from 0 in every sample) and lang (its index).
+def collate(rows: Sequence[dict[str, Any]], positions: Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
+    """Rows as int64 (B, T) tensors: input_ids, labels, position_ids (from 0 in every sample) and sample, the index of
+    a token's sample in `positions`, which are in ascending order.
 
     What fills a shorter row is a sample of its own, of which nothing is learned.
     """
     longest = max(len(row["input_ids"]) for row in rows)
-    filled = {name: np.zeros((len(rows), longest), dtype=np.int64) for name in ("input_ids", "position_ids", "lang")}
+    filled = {name: np.zeros((len(rows), longest), dtype=np.int64) for name in ("input_ids", "position_ids", "sample")}
     filled["labels"] = np.full((len(rows), longest), IGNORED, dtype=np.int64)
     for at, row in enumerate(rows):
         tokens, lengths = len(row["input_ids"]), row["segment_lengths"]
         filled["input_ids"][at, :tokens] = row["input_ids"]
         filled["labels"][at, :tokens] = row["labels"]
-        positions = [np.arange(length) for length in (*lengths, longest - tokens)]
-        filled["position_ids"][at] = np.concatenate(positions)
-        filled["lang"][at, :tokens] = np.repeat([langs.index(lang) for lang in row["langs"]], lengths)
+        filled["position_ids"][at] = np.concatenate([np.arange(length) for length in (*lengths, longest - tokens)])
+        if row["positions"]:
+            filled["sample"][at, :tokens] = np.repeat(np.searchsorted(positions, row["positions"]), lengths)
     return {name: torch.from_numpy(values).to(device) for name, values in filled.items()}
 
 

@@ -4,6 +4,9 @@ A checkpoint of step n is the folder `checkpoint-<n>` of an attempt. Each worker
 parameters, in float32 and under their names, so that a checkpoint fits any number of workers and any ZeRO stage. When
 all have written theirs, the first worker writes `whole.json`, which names the parts: that is what makes it count.
 There is no random state in it: every step seeds itself.
+
+The log, which says of each step what it trained on, is written piece by piece, as table `trained`: with each checkpoint
+the steps since the one before. `whole.json` names all pieces up to its step.
 """
 
 import json
@@ -20,7 +23,6 @@ from raysel.training.engine import trained_parameters
 from raysel.training.loss import token_losses
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-KEPT = 2
 
 
 class CheckpointError(OSError):
@@ -28,46 +30,73 @@ class CheckpointError(OSError):
 
 
 class Checkpoints:
-    """The checkpoints of one artifact: written by this attempt, found wherever an attempt left them."""
+    """The checkpoints of one artifact: written by this attempt, found wherever an attempt left them.
 
-    def __init__(self, attempt: Attempt, rank: int, world: int) -> None:
-        self.attempt, self.rank, self.world = attempt, rank, world
+    The last `kept` stay, and of those before them the one with the least loss on what is held out.
+    """
+
+    def __init__(self, attempt: Attempt, rank: int, world: int, *, kept: int) -> None:
+        self.attempt, self.rank, self.world, self.kept = attempt, rank, world, kept
+        self.log_pieces: list[dict[str, Any]] = []
+        self.logged = 0
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint of any attempt, for every worker; `_complete` has what is in it."""
+        """The newest whole checkpoint of any attempt, for every worker; what is in it says `_complete`.
+
+        Its `log` is the log itself, and the next checkpoint goes on from it.
+        """
         found: list[Any] = [self._find() if self.rank == 0 else None]
         torch.distributed.broadcast_object_list(found, src=0)
+        [whole] = found
+        if whole is not None:
+            self.log_pieces, self.logged = whole["log"], whole["steps"]
+            pieces = [self.attempt.read_bytes(ShardRecord(**piece)) for piece in whole["log"]]
+            whole = whole | {"log": [json.loads(line) for piece in pieces for line in piece.splitlines()]}
+        return whole
+
+    def of_steps(self, steps: int) -> dict[str, Any]:
+        """The whole checkpoint after so many steps, which must be there."""
+        found: list[Any] = [self._find(steps) if self.rank == 0 else None]
+        torch.distributed.broadcast_object_list(found, src=0)
+        if found[0] is None:
+            raise FileNotFoundError(f"{self.attempt.address}: the checkpoint after {steps} steps is gone")
         return found[0]
 
-    def _find(self) -> dict[str, Any] | None:
+    def _find(self, steps: int | None = None) -> dict[str, Any] | None:
         store, address = self.attempt.store, self.attempt.address
-        finished = self.attempt.finished()
-        for (table, _), record in sorted(finished.items(), reverse=True):
-            if table.startswith("checkpoint-") and record.path.endswith("/whole.json"):
+        for (table, _), record in sorted(self.attempt.finished().items(), reverse=True):
+            wanted = table.startswith("checkpoint-") if steps is None else table == _table(steps)
+            if wanted and record.path.endswith("/whole.json"):
                 whole = json.loads(self.attempt.read_bytes(record))
-                parts = [ShardRecord(**part) for part in whole["parts"]]
-                infos = store.filesystem.get_file_info([store.full(f"{address}/{part.path}") for part in parts])
-                if all(info.size == part.bytes for info, part in zip(infos, parts, strict=True)):
+                files = [ShardRecord(**file) for file in [*whole["parts"], *whole["log"]]]
+                infos = store.filesystem.get_file_info([store.full(f"{address}/{file.path}") for file in files])
+                if all(info.size == file.bytes for info, file in zip(infos, files, strict=True)):
                     return whole
         return None
 
     def write(self, engine: Any, steps: int, log: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> None:
-        """Write the state after `steps` steps, then forget this attempt's older checkpoints but one.
+        """Write the state after `steps` steps, then forget what of this attempt's older ones is not to be kept.
 
         `CheckpointError` on every worker where one of them cannot write.
         """
-        table = f"checkpoint-{steps:08d}"
         part = save(self._own_state(engine))
         name = f"{self.rank:05d}-of-{self.world:05d}.safetensors"
-        records = self._together(lambda: asdict(self.attempt.write_file(table, 1 + self.rank, name, part)))
-        whole = {"steps": steps, "updates": len(log), "parts": records, "log": log, "heldout": heldout}
-        self._together(lambda: self._complete(table, whole))
+        records = self._together(lambda: asdict(self.attempt.write_file(_table(steps), 1 + self.rank, name, part)))
+        updates = sum("skipped" not in line for line in log)
+        whole = {"steps": steps, "updates": updates, "parts": records, "heldout": heldout}
+        self._together(lambda: self._complete(whole, log[self.logged :]))
 
-    def _complete(self, table: str, whole: dict[str, Any]) -> None:
-        """`whole`: `steps` and `updates` done, `parts` (the workers' files), `log` and `heldout` (as in `Outcome`)."""
+    def _complete(self, whole: dict[str, Any], since: list[dict[str, Any]]) -> None:
+        """`whole`: `steps` and `updates` done, `parts` (the workers' files), `log` (its pieces) and `heldout` (as in
+        `Outcome`). `since`: the log's lines since the last piece."""
         if self.rank == 0:
-            self.attempt.write_file(table, 0, "whole.json", json.dumps(whole).encode())
-            self._forget_old()
+            lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in since)
+            name = f"{self.logged:08d}-{whole['steps']:08d}.jsonl"
+            piece = self.attempt.write_file("trained", self.logged, name, lines.encode())
+            whole["log"] = [*self.log_pieces, asdict(piece)]
+            self.attempt.write_file(_table(whole["steps"]), 0, "whole.json", json.dumps(whole).encode())
+            self.log_pieces, self.logged = whole["log"], whole["steps"]
+            self._forget_old(best_steps(whole["heldout"]))
 
     def _together(self, write: Callable[[], Any]) -> list[Any]:
         """What `write` gave on each worker. Where it fails on one of them (a full disk), `CheckpointError` on all.
@@ -86,12 +115,13 @@ class Checkpoints:
             raise CheckpointError(failed.errno, failed.strerror, failed.filename) from failed
         return [result for result, _ in outcomes]
 
-    def _forget_old(self) -> None:
+    def _forget_old(self, best: int | None) -> None:
         store, folder = self.attempt.store, f"{self.attempt.address}/{self.attempt.name}"
         files = [store.relative(info.path).removeprefix(f"{folder}/") for info in store.list_files(folder)]
         tables = sorted({path.split("/")[0] for path in files if path.startswith("checkpoint-")})
-        for table in tables[:-KEPT]:
-            store.delete_folder(f"{folder}/{table}")
+        for table in tables[: -self.kept]:
+            if best is None or table != _table(best):
+                store.delete_folder(f"{folder}/{table}")
 
     def _own_state(self, engine: Any) -> dict[str, torch.Tensor]:
         _link_moments(engine)
@@ -145,6 +175,16 @@ class Checkpoints:
         for part in whole["parts"]:
             # Sorted: setting a sharded weight is a collective operation, and the order of `load` is random.
             yield dict(sorted(load(self.attempt.read_bytes(ShardRecord(**part))).items()))
+
+
+def best_steps(heldout: list[dict[str, Any]]) -> int | None:
+    """After how many steps of training the loss on what is held out was least; None where it was never measured."""
+    measured = [entry for entry in heldout if entry["steps"] and entry["loss"] is not None]
+    return min(measured, key=lambda entry: entry["loss"])["steps"] if measured else None
+
+
+def _table(steps: int) -> str:
+    return f"checkpoint-{steps:08d}"
 
 
 def _link_moments(engine: Any) -> None:

@@ -24,6 +24,7 @@ DECIDED_BY = {
     "zero_optimization.cpu_offload": "training.offload",
     "zero_optimization.cpu_offload_param": "training.offload",
     "zero_optimization.compute_grad_norm": "raysel, which reports it",
+    "bf16.check_grad_overflow": "raysel, which stops at such a step or skips it",
     "bfloat16": "training.dtype",
     "zero_force_ds_cpu_optimizer": "training.offload (torch's AdamW, fused, also on CPUs)",
 }
@@ -44,6 +45,7 @@ UNSET: dict[str, Any] = {
     "zero_optimization.cpu_offload": False,
     "zero_optimization.cpu_offload_param": False,
     "zero_optimization.compute_grad_norm": True,
+    "bf16.check_grad_overflow": True,
 }
 
 

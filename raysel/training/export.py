@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from raysel.models.loading import load_causal_lm
 from raysel.training.engine import trained_parameters
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ def gather_weights(model: Any, *, only_trained: bool, keep: bool) -> dict[str, t
             if keep and name in saved:
                 weights[name] = tensor.detach().to("cpu", copy=True)
     return weights
+
+
+def merge(base: Path, folder: Path, tokenizer: "PreTrainedTokenizerBase", *, trust_remote_code: bool) -> None:
+    """Put the model in `base`, with the adapters in `folder` added to its weights, in their place.
+
+    The sum is made in float32 and saved in the base model's own type.
+    """
+    model = load_causal_lm(base, adapter=folder, trust_remote_code=trust_remote_code)
+    dtype = model.dtype
+    merged = model.float().merge_and_unload().to(dtype)
+    for file in folder.iterdir():
+        file.unlink()
+    save(merged, tokenizer, merged.state_dict(), folder)
 
 
 def save(model: Any, tokenizer: "PreTrainedTokenizerBase", weights: dict[str, torch.Tensor], folder: Path) -> None:

@@ -11,7 +11,8 @@ from raysel.training.deepspeed_config import deepspeed_config
 
 
 class TokenSettings(Section):
-    """One optimizer step trains on batch_samples samples, in the order of training.
+    """One optimizer step trains on batch_samples samples, in the order of training; with batch_tokens instead, on the
+    next samples that have at most so many tokens together (prompts and responses, as far as max_tokens lets them in).
 
     A sample longer than max_tokens is cut on the right. packing puts several samples of one step into one row of at
     most max_tokens; it changes no loss, and it is left out for model families whose attention cannot keep the samples
@@ -22,15 +23,26 @@ class TokenSettings(Section):
     max_tokens: int = Field(512, ge=2)
     packing: bool = True
     batch_samples: int = Field(16, ge=1)
+    batch_tokens: int | None = Field(None, ge=2)
     epochs: int = Field(1, ge=1)
     heldout_samples: int = Field(16, ge=0)
+
+    @model_validator(mode="after")
+    def the_longest_sample_fits_a_step(self) -> "TokenSettings":
+        if self.batch_tokens is not None and self.batch_tokens < self.max_tokens:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is less than max_tokens {self.max_tokens}: "
+                "a step would have no room for the longest sample"
+            )
+        return self
 
 
 class LoraSettings(Section):
     """Low-rank adapters (Hu et al. 2022): the update is alpha / rank times B A. targets are module names.
 
     rslora divides by the square root of the rank instead (Kalajdzievski 2023); dora learns the size of each column of
-    the weight apart from its direction (Liu et al. 2024).
+    the weight apart from its direction (Liu et al. 2024). merge adds the update to the weights at the end: a whole
+    model comes out instead of adapters.
     """
 
     rank: int = Field(8, ge=1)
@@ -39,6 +51,7 @@ class LoraSettings(Section):
     rslora: bool = False
     dora: bool = False
     targets: Literal["all-linear"] | list[str] = "all-linear"
+    merge: bool = False
 
 
 class TrainingSettings(Section):
@@ -46,9 +59,11 @@ class TrainingSettings(Section):
 
     The learning rate rises linearly over the first warmup_share of the steps and then follows the schedule.
     clip_norm bounds the norm of the gradient (null: no bound). workers defaults to one per GPU, without GPUs to two.
-    A checkpoint is written every checkpoint_steps steps, and when checkpoint_minutes have gone since the last; a group
-    of workers that lost one is started again up to max_failures times. timeout_minutes bounds every collective
-    operation.
+    A step whose loss or gradient is not finite ends the run, unless up to skipped_steps of them may be passed over.
+    A checkpoint is written every checkpoint_steps steps, when checkpoint_minutes have gone since the last, and at the
+    end; the last checkpoints_kept stay, and the one with the least loss on what is held out. export says which weights
+    come out: the last, or those of that best checkpoint. A group of workers that lost one is started again up to
+    max_failures times. timeout_minutes bounds every collective operation.
     micro_batch_tokens bounds what goes through the model at once: as many rows as it has room for, at least one. More
     share what ZeRO-2 and 3 send between the workers, and take more memory.
     offload keeps the optimizer's state, or under ZeRO-3 all that is not at work, in the memory of the CPUs. deepspeed
@@ -64,6 +79,8 @@ class TrainingSettings(Section):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(1.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    skipped_steps: int = Field(0, ge=0)
+    export: Literal["last", "best"] = "last"
     zero: Literal[0, 1, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = execution("none")
     deepspeed: dict[str, Any] | None = None
@@ -71,6 +88,7 @@ class TrainingSettings(Section):
     activation_checkpointing: bool = execution(False)
     checkpoint_steps: int = execution(50, ge=1)
     checkpoint_minutes: float | None = execution(None, gt=0)
+    checkpoints_kept: int = execution(2, ge=1)
     workers: int | None = execution(None, ge=1)
     max_failures: int = execution(2, ge=0)
     timeout_minutes: float = execution(30.0, gt=0)
@@ -94,6 +112,12 @@ class TrainingSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def the_best_is_one_that_was_measured(self) -> "TrainingSettings":
+        if self.export == "best" and not self.data.heldout_samples:
+            raise ValueError("export best needs a loss to go by: data.heldout_samples is 0")
+        return self
+
+    @model_validator(mode="after")
     def no_two_say_different_things(self) -> "TrainingSettings":
         deepspeed_config(self)
         return self
@@ -105,6 +129,9 @@ class TrainingSettings(Section):
         return self
 
     def without_effect(self) -> list[str]:
+        found = []
         if "lora" in self.model_fields_set and self.method == "full":
-            return ["lora: the method is full, which trains every weight"]
-        return []
+            found.append("lora: the method is full, which trains every weight")
+        if "batch_samples" in self.data.model_fields_set and self.data.batch_tokens is not None:
+            found.append("data.batch_samples: data.batch_tokens says what a step trains on")
+        return found

@@ -30,23 +30,67 @@ class Sample:
     position: int
     id: str
     lang: str
+    task: str | None
+    level: int | None
     example: Example
 
 
-def total_steps(samples: int, data: TokenSettings) -> int:
-    """Optimizer steps over `samples` samples and all epochs; the last one may be smaller."""
-    return math.ceil(samples * data.epochs / data.batch_samples)
+def even_steps(samples: int, data: TokenSettings) -> np.ndarray:
+    """The first position of each optimizer step over `samples` samples and all epochs, and behind the last the end.
+
+    Every step has `data.batch_samples` samples, the last one may have fewer. int64 (steps + 1,).
+    """
+    end = samples * data.epochs
+    return np.append(np.arange(0, end, data.batch_samples), end)
 
 
-def choose_plan(steps: int, data: TokenSettings) -> dict[str, int]:
+def steps_by_tokens(lengths: np.ndarray, batch_tokens: int, epochs: int) -> np.ndarray:
+    """As `even_steps`; each step takes the next samples as long as they have at most `batch_tokens` tokens.
+
+    lengths: the tokens of each sample of one epoch, int (n,), none over `batch_tokens`.
+    """
+    ends = np.cumsum(np.tile(lengths, epochs), dtype=np.int64)
+    starts = [0]
+    while starts[-1] < len(ends):
+        before = ends[starts[-1] - 1] if starts[-1] else 0
+        starts.append(int(np.searchsorted(ends, before + batch_tokens, side="right")))
+    return np.array(starts)
+
+
+def choose_plan(starts: np.ndarray) -> dict[str, int]:
     """How many steps one shard covers: about `SHARD_SAMPLES` samples, more where that would make too many shards."""
-    return {"steps_per_shard": max(1, SHARD_SAMPLES // data.batch_samples, math.ceil(steps / MOST_SHARDS))}
+    steps, samples = len(starts) - 1, int(starts[-1])
+    return {"steps_per_shard": max(1, SHARD_SAMPLES * steps // samples, math.ceil(steps / MOST_SHARDS))}
+
+
+def shard_starts(starts: np.ndarray, plan: Mapping[str, int], index: int) -> np.ndarray:
+    """The part of `starts` that shard `index` covers, and the end of its last step."""
+    per = plan["steps_per_shard"]
+    return starts[index * per : (index + 1) * per + 1]
+
+
+def count_tokens(
+    order: Artifact, corpus: Artifact, tokenizer: "PreTrainedTokenizerBase", data: TokenSettings, first: int, last: int
+) -> np.ndarray:
+    """Tokens of the samples at positions `first` to `last` - 1, cut at `data.max_tokens`; 0 for one that is left out.
+
+    int32 (last - first,).
+    """
+    planned = _ordered(order, np.arange(first, last))
+    texts = _texts(corpus, {name for name, _, _ in planned})
+    counts = []
+    for name, _, _ in planned:
+        _, prompt, response = texts[name]
+        example = instruction_example(tokenizer, prompt, response, data.max_tokens)
+        counts.append(len(example.input_ids) if example.trained_tokens else 0)
+    return np.array(counts, dtype=np.int32)
 
 
 def write_token_shard(
     attempt: Attempt,
     plan: Mapping[str, int],
     index: int,
+    starts: np.ndarray,
     order: Artifact,
     corpus: Artifact,
     tokenizer: "PreTrainedTokenizerBase",
@@ -57,26 +101,26 @@ def write_token_shard(
 ) -> ShardRecord:
     """Join the order's samples of shard `index` with their texts, tokenise, pack and write them.
 
+    starts: as `shard_starts` gives them.
     The shard's summary counts `steps`, `samples`, `tokens`, `trained_tokens`, `truncated` (per language) and
     `untrained` (samples left out since no token of them would be learned), and names a few of the latter.
     """
-    first = index * plan["steps_per_shard"] * data.batch_samples
-    last = min(first + plan["steps_per_shard"] * data.batch_samples, order.rows("order") * data.epochs)
-    ids = _ids_at(order, np.arange(first, last))
-    texts = _texts(corpus, set(ids))
+    first, first_step = int(starts[0]), index * plan["steps_per_shard"]
+    planned = _ordered(order, np.arange(first, starts[-1]))
+    texts = _texts(corpus, {name for name, _, _ in planned})
     samples, untrained, truncated = [], [], Counter[str]()
-    for position, name in enumerate(ids, start=first):
+    for position, (name, task, level) in enumerate(planned, start=first):
         lang, prompt, response = texts[name]
         example = instruction_example(tokenizer, prompt, response, data.max_tokens, learn_prompt=learn_prompt)
         truncated[lang] += example.truncated
         if example.trained_tokens:
-            samples.append(Sample(position, name, lang, example))
+            samples.append(Sample(position, name, lang, task, level, example))
         else:
             untrained.append(name)
-    rows = pack(samples, data, packing=packing)
+    rows = pack(samples, starts, data.max_tokens, packing=packing, first_step=first_step)
     summary = {
-        "first_step": first // data.batch_samples,
-        "last_step": (last - 1) // data.batch_samples,
+        "first_step": first_step,
+        "last_step": first_step + len(starts) - 2,
         "samples": len(samples),
         "tokens": sum(len(sample.example.input_ids) for sample in samples),
         "trained_tokens": sum(sample.example.trained_tokens for sample in samples),
@@ -101,35 +145,38 @@ def write_heldout_shard(
 
     Which they are depends on their ids alone. None where nothing is held out, or nothing of it has a token to learn.
     """
-    by_lang: dict[str, list[tuple[float, str, str, str]]] = {}
+    by_lang: dict[str, list[dict[str, Any]]] = {}
     for shard in corpus.shards("heldout"):
-        table = corpus.read_shard(shard, ["id", "lang", "prompt", "response"])
-        columns = (table[name].to_pylist() for name in ("id", "lang", "prompt", "response"))
-        for name, lang, prompt, response in zip(*columns, strict=True):
-            by_lang.setdefault(lang, []).append((draw(0, f"heldout {name}"), name, prompt, response))
-        by_lang = {lang: sorted(members)[: data.heldout_samples] for lang, members in by_lang.items()}
+        for row in corpus.read_shard(shard, ["id", "lang", "task", "prompt", "response"]).to_pylist():
+            by_lang.setdefault(row["lang"], []).append(row)
+        for lang, members in by_lang.items():
+            by_lang[lang] = sorted(members, key=lambda row: draw(0, f"heldout {row['id']}"))[: data.heldout_samples]
     samples: list[Sample] = []
     for lang, members in sorted(by_lang.items()):
-        for _, name, prompt, response in members:
-            example = instruction_example(tokenizer, prompt, response, data.max_tokens)
+        for row in members:
+            example = instruction_example(tokenizer, row["prompt"], row["response"], data.max_tokens)
             if example.trained_tokens:
-                samples.append(Sample(len(samples), name, lang, example))
+                samples.append(Sample(len(samples), row["id"], lang, row["task"], None, example))
     if not samples:
         return None
-    rows = pack(samples, data.model_copy(update={"batch_samples": len(samples)}), packing=packing)
+    rows = pack(samples, np.array([0, len(samples)]), data.max_tokens, packing=packing)
     summary = {"last_step": 0, "samples": len(samples), "langs": sorted({sample.lang for sample in samples})}
     return attempt.write_table("heldout_tokens", 0, rows, plan=plan, summary=summary)
 
 
-def pack(samples: list[Sample], data: TokenSettings, *, packing: bool) -> pa.Table:
-    """Samples (in order of position) as token rows in order of step; packing permutes within a step only."""
+def pack(samples: list[Sample], starts: np.ndarray, max_tokens: int, *, packing: bool, first_step: int = 0) -> pa.Table:
+    """Samples (in order of position) as token rows in order of step; packing permutes within a step only.
+
+    The steps, numbered from `first_step` on, begin at the positions `starts` (and the last ends at the last of them).
+    """
     steps: dict[int, list[Sample]] = {}
     for sample in samples:
-        steps.setdefault(sample.position // data.batch_samples, []).append(sample)
+        step = first_step + int(np.searchsorted(starts, sample.position, side="right")) - 1
+        steps.setdefault(step, []).append(sample)
     rows: list[dict[str, Any]] = []
     for step, members in steps.items():
         lengths = [len(sample.example.input_ids) for sample in members]
-        bins = first_fit_decreasing(lengths, data.max_tokens) if packing else [[i] for i in range(len(members))]
+        bins = first_fit_decreasing(lengths, max_tokens) if packing else [[i] for i in range(len(members))]
         for chosen in bins:
             row = [members[i] for i in chosen]
             rows.append(
@@ -141,6 +188,8 @@ def pack(samples: list[Sample], data: TokenSettings, *, packing: bool) -> pa.Tab
                     "positions": [sample.position for sample in row],
                     "ids": [sample.id for sample in row],
                     "langs": [sample.lang for sample in row],
+                    "tasks": [sample.task for sample in row],
+                    "levels": [sample.level for sample in row],
                 }
             )
     return pa.Table.from_pylist(rows, schema=TOKENS)
@@ -165,15 +214,16 @@ def summarize(records: list[ShardRecord], steps: int, data: TokenSettings) -> di
     }
 
 
-def _ids_at(order: Artifact, positions: np.ndarray) -> list[str]:
-    """The sample ids at global `positions`; the order begins anew when it ends (the next epoch)."""
+def _ordered(order: Artifact, positions: np.ndarray) -> list[tuple[str, str | None, int | None]]:
+    """(id, task, level) at global `positions`; the order begins anew when it ends (the next epoch)."""
     wanted = positions % order.rows("order")
     first, last = (0, order.rows("order") - 1) if wanted[0] > wanted[-1] else (int(wanted[0]), int(wanted[-1]))
     if len(positions) >= order.rows("order"):
         first, last = 0, order.rows("order") - 1
-    found = order.read("order", ["id", "position"], [("position", ">=", first), ("position", "<=", last)])
-    names = dict(zip(found["position"].to_pylist(), found["id"].to_pylist(), strict=True))
-    return [names[int(position)] for position in wanted]
+    columns = ["position", "id", "task", "level"]
+    found = order.read("order", columns, [("position", ">=", first), ("position", "<=", last)])
+    at = {position: sample for position, *sample in zip(*(found[name].to_pylist() for name in columns), strict=True)}
+    return [tuple(at[int(position)]) for position in wanted]
 
 
 def _texts(corpus: Artifact, ids: set[str]) -> dict[str, tuple[str, str, str]]:

@@ -2,7 +2,11 @@
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from raysel.errors import UserError
 from raysel.models.loading import load_tokenizer
@@ -10,7 +14,21 @@ from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.packing import PACKABLE_MODEL_TYPES
 from raysel.training.settings import TokenSettings
-from raysel.training.token_shards import choose_plan, summarize, total_steps, write_heldout_shard, write_token_shard
+from raysel.training.token_shards import (
+    MOST_SHARDS,
+    SHARD_SAMPLES,
+    choose_plan,
+    count_tokens,
+    even_steps,
+    shard_starts,
+    steps_by_tokens,
+    summarize,
+    write_heldout_shard,
+    write_token_shard,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class TokenError(UserError):
@@ -33,20 +51,24 @@ def run(run: StageRun) -> StageOutput:
             f"set it to at most {longest}"
         )
     packing = data.packing and config.get("model_type") in PACKABLE_MODEL_TYPES
-    steps = total_steps(order.rows("order"), data)
-    plan = run.attempt.plan(lambda: choose_plan(steps, data))
+    source = TokenizerSource(model, template, run.settings["trust_remote_code"])
+    if data.batch_tokens is None:
+        starts = even_steps(order.rows("order"), data)
+    else:
+        starts = _starts_by_tokens(run, order, corpus, source, data)
+    steps = len(starts) - 1
+    plan = run.attempt.plan(lambda: choose_plan(starts))
     finished = run.attempt.finished(plan)
     shards = -(-steps // plan["steps_per_shard"])
     done = {index: finished["tokens", index] for index in range(shards) if ("tokens", index) in finished}
     missing = [index for index in range(shards) if index not in done]
     items = [
-        (run.attempt, plan, index, order, corpus, model, data, template, packing, run.settings["trust_remote_code"])
+        (run.attempt, plan, index, shard_starts(starts, plan, index), order, corpus, source, data, packing)
         for index in missing
     ]
     heldout = finished.get(("heldout_tokens", 0))
     if heldout is None and data.heldout_samples and corpus.shards("heldout"):
-        given = (corpus, model, data, template, packing, run.settings["trust_remote_code"])
-        heldout = run.cluster.run_task(_write_heldout, run.attempt, plan, *given)
+        heldout = run.cluster.run_task(_write_heldout, run.attempt, plan, corpus, source, data, packing)
     with run.progress.track(shards, "shards", done=len(done)) as tracker:
         for at, record in run.cluster.map_tasks(_write_shard, items):
             done[missing[at]] = record
@@ -70,38 +92,83 @@ def read_config(model: Artifact | str) -> dict:
     return json.loads(model.store.read_bytes(f"{model.address}/{shard.path}"))
 
 
+@dataclass(frozen=True)
+class TokenizerSource:
+    """The tokenizer of a model artifact or of a local folder, with a chat template."""
+
+    model: Artifact | str
+    template: str
+    trust_remote_code: bool
+
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.model if isinstance(self.model, str) else self.model.local_folder("model", Path(scratch))
+            return load_tokenizer(folder, self.template, trust_remote_code=self.trust_remote_code)
+
+
+def _starts_by_tokens(
+    run: StageRun, order: Artifact, corpus: Artifact, source: TokenizerSource, data: TokenSettings
+) -> np.ndarray:
+    """Where the steps begin, from the tokens of every sample, which Ray tasks count first."""
+    samples = order.rows("order")
+    size = max(SHARD_SAMPLES, -(-samples // MOST_SHARDS))
+    finished = run.attempt.finished()
+    if ("step_starts", 0) not in finished:
+        ranges = {index: (first, min(first + size, samples)) for index, first in enumerate(range(0, samples, size))}
+        counted = {index: finished["counts", index] for index in ranges if ("counts", index) in finished}
+        missing = [index for index in ranges if index not in counted]
+        items = [(run.attempt, index, order, corpus, source, data, *ranges[index]) for index in missing]
+        with run.progress.track(len(ranges), "ranges counted", done=len(counted)) as tracker:
+            for at, record in run.cluster.map_tasks(_count, items):
+                counted[missing[at]] = record
+                tracker.advance(1)
+        records = [counted[index] for index in ranges]
+        how = (data.batch_tokens, data.epochs)
+        finished["step_starts", 0] = run.cluster.run_task(_write_starts, run.attempt, records, *how)
+    return run.attempt.read_array(finished["step_starts", 0])
+
+
+def _count(
+    attempt: Attempt,
+    index: int,
+    order: Artifact,
+    corpus: Artifact,
+    source: TokenizerSource,
+    data: TokenSettings,
+    first: int,
+    last: int,
+) -> ShardRecord:
+    return attempt.write_array("counts", index, count_tokens(order, corpus, source.tokenizer(), data, first, last))
+
+
+def _write_starts(attempt: Attempt, counts: list[ShardRecord], batch_tokens: int, epochs: int) -> ShardRecord:
+    lengths = np.concatenate([attempt.read_array(record) for record in counts])
+    return attempt.write_array("step_starts", 0, steps_by_tokens(lengths, batch_tokens, epochs))
+
+
 def _write_shard(
     attempt: Attempt,
     plan: dict[str, int],
     index: int,
+    starts: np.ndarray,
     order: Artifact,
     corpus: Artifact,
-    model: Artifact | str,
+    source: TokenizerSource,
     data: TokenSettings,
-    template: str,
     packing: bool,
-    trust_remote_code: bool,
 ) -> ShardRecord:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = model if isinstance(model, str) else model.local_folder("model", Path(scratch))
-        tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
-    return write_token_shard(attempt, plan, index, order, corpus, tokenizer, data, packing=packing)
+    return write_token_shard(attempt, plan, index, starts, order, corpus, source.tokenizer(), data, packing=packing)
 
 
 def _write_heldout(
     attempt: Attempt,
     plan: dict[str, int],
     corpus: Artifact,
-    model: Artifact | str,
+    source: TokenizerSource,
     data: TokenSettings,
-    template: str,
     packing: bool,
-    trust_remote_code: bool,
 ) -> ShardRecord | None:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = model if isinstance(model, str) else model.local_folder("model", Path(scratch))
-        tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
-    return write_heldout_shard(attempt, plan, corpus, tokenizer, data, packing=packing)
+    return write_heldout_shard(attempt, plan, corpus, source.tokenizer(), data, packing=packing)
 
 
 def _warnings(summary: dict, data: TokenSettings, packing: bool, model_type: str) -> list[str]:

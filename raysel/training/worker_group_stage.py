@@ -55,8 +55,10 @@ class Job:
 def train(run: StageRun, training: Training, model: Artifact | str, **tables: Any) -> StageOutput:
     """Train, and write the result and the step metrics (table `log`, `log.jsonl`). `tables`: the other fields of `Job`.
 
-    The summary has steps, first_loss, last_loss, tokens_per_second, workers, zero, method, resumed_from (a step, or
-    null where nothing had been trained before), heldout_loss (before and after, or null where nothing is held out).
+    The summary has steps, first_loss, last_loss (null where that step was skipped), skipped (steps), tokens_per_second,
+    share_of_machine_rate and memory_gb (the most of a worker), workers, zero, method, resumed_from (a step, or null
+    where nothing had been trained before), heldout_loss (before and after, or null where nothing is held out) and
+    exported (after how many steps the weights are).
     """
     finished = _finished_earlier(run.attempt)
     if finished is None:
@@ -170,18 +172,26 @@ def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
         "steps": job.training.tokens.summary["steps"],
         "first_loss": log[0]["loss"],
         "last_loss": log[-1]["loss"],
-        "tokens_per_second": round(
-            sum(line["tokens"] for line in log) / sum(line["tokens"] / line["tokens_per_second"] for line in log), 1
-        ),
+        "skipped": sum("skipped" in line for line in log),
+        "tokens_per_second": round(_over_all_steps(log, "tokens_per_second"), 1),
+        "share_of_machine_rate": round(_over_all_steps(log, "share_of_machine_rate"), 4),
+        "memory_gb": max(line["memory_gb"] for line in log),
         "workers": job.workers.number,
         "zero": settings.zero,
         "method": settings.method,
         "resumed_from": outcome.resumed_from,
         "heldout_loss": [outcome.heldout[at]["loss"] for at in (0, -1)] if outcome.heldout else None,
+        "exported": outcome.exported,
     }
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log)
     summary = {"records": [asdict(record) for record in records], "result": result}
     return attempt.write_file("log", 0, "log.jsonl", lines.encode(), summary=summary)
+
+
+def _over_all_steps(log: list[dict[str, Any]], rate: str) -> float:
+    """The mean of `rate` over the time that the steps took."""
+    seconds = [line["tokens"] / line["tokens_per_second"] for line in log]
+    return sum(line[rate] * took for line, took in zip(log, seconds, strict=True)) / sum(seconds)
 
 
 class _Board:
@@ -204,5 +214,6 @@ def _watch(board: Any, tracker: Tracker, stop: threading.Event) -> None:
         except RayActorError:
             return
         if metrics is not None:
-            detail = f"loss {metrics['loss']:.4f}, {metrics['tokens_per_second']:,.0f} tokens/s"
+            loss = "skipped" if metrics["loss"] is None else f"loss {metrics['loss']:.4f}"
+            detail = f"{loss}, {metrics['tokens_per_second']:,.0f} tokens/s"
             tracker.advance(metrics["step"] + 1 - tracker.done, detail)

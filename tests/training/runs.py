@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from safetensors.torch import load_file
 
 from raysel.models.loading import load_tokenizer
 from raysel.progress import Progress
@@ -15,7 +17,15 @@ from raysel.store import Artifact, Store
 from raysel.tables import CORPUS, ORDER
 from raysel.training import model_stage
 from raysel.training.settings import TokenSettings, TrainingSettings
-from raysel.training.token_shards import summarize, total_steps, write_heldout_shard, write_token_shard
+from raysel.training.token_shards import (
+    count_tokens,
+    even_steps,
+    shard_starts,
+    steps_by_tokens,
+    summarize,
+    write_heldout_shard,
+    write_token_shard,
+)
 from tests.small_models import TEXTS
 
 WORDS = TEXTS[0].split() + TEXTS[1].split() + TEXTS[2].split()
@@ -52,7 +62,10 @@ def write_corpus(
 
 
 def write_order(store: Store, ids: Sequence[str], name: str = "order") -> Artifact:
-    rows = [{"id": i, "position": at, "lang": "en", "task": None, "level": None} for at, i in enumerate(ids)]
+    rows = [
+        {"id": i, "position": at, "lang": "en", "task": ("qa", "chat")[at % 2], "level": at % 3}
+        for at, i in enumerate(ids)
+    ]
     attempt = store.attempt("order", name)
     record = attempt.write_table("order", 0, pa.Table.from_pylist(rows, schema=ORDER))
     return attempt.publish([record], settings={}, inputs={}, version=1, summary={})
@@ -64,10 +77,16 @@ def write_tokens(store: Store, model: Path, rows: int, data: TokenSettings, **co
     ids = made.read("corpus", ["id"])["id"].to_pylist()
     shuffled = [ids[i] for i in np.random.default_rng(1).permutation(rows)]
     order = write_order(store, shuffled, f"order-{made.fingerprint}")
-    name = f"{made.fingerprint}-{data.max_tokens}-{data.packing}-{data.batch_samples}-{data.epochs}"
-    attempt, steps, plan = store.attempt("tokens", name), total_steps(rows, data), {"steps_per_shard": 2}
+    name = f"{made.fingerprint}-{data.max_tokens}-{data.packing}-{data.batch_samples}-{data.batch_tokens}-{data.epochs}"
+    attempt, plan, tokenizer = store.attempt("tokens", name), {"steps_per_shard": 2}, load_tokenizer(model)
+    starts = even_steps(rows, data)
+    if data.batch_tokens is not None:
+        starts = steps_by_tokens(count_tokens(order, made, tokenizer, data, 0, rows), data.batch_tokens, data.epochs)
+    steps = len(starts) - 1
     records = [
-        write_token_shard(attempt, plan, i, order, made, load_tokenizer(model), data, packing=data.packing)
+        write_token_shard(
+            attempt, plan, i, shard_starts(starts, plan, i), order, made, tokenizer, data, packing=data.packing
+        )
         for i in range(-(-steps // 2))
     ]
     summary = summarize(records, steps, data) | {"template": "auto"}
@@ -111,3 +130,31 @@ def killed_after(step: int) -> Callable[[dict[str, Any]], None]:
             raise KilledError
 
     return report
+
+
+def losses(log: list[dict]) -> list[float]:
+    return [line["loss"] for line in log]
+
+
+def assert_same_weights(one: Path, two: Path, **tolerance: float) -> None:
+    [a], [b] = (list(folder.glob("*.safetensors")) for folder in (one, two))
+    first, second = load_file(a), load_file(b)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, **(tolerance or {"atol": 1e-6, "rtol": 1e-5}))
+
+
+def plain_losses(model: torch.nn.Module, rows: list[dict], *, by: str = "langs") -> tuple[float, dict[str, float]]:
+    """The mean over the learned tokens of all rows and of each group, one sample at a time."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        start = 0
+        for group, length in zip(row[by], row["segment_lengths"], strict=True):
+            ids, labels = (torch.tensor(row[key][start : start + length])[None] for key in ("input_ids", "labels"))
+            learned = int((labels != -100).sum())
+            entry = sums.setdefault(str(group), [0.0, 0])
+            entry[0] += model(input_ids=ids, labels=labels.long()).loss.item() * learned
+            entry[1] += learned
+            start += length
+    means = {group: loss / count for group, (loss, count) in sums.items()}
+    return sum(loss for loss, _ in sums.values()) / sum(count for _, count in sums.values()), means

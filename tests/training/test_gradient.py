@@ -27,7 +27,7 @@ def gradient(model, step: Step, world: int, *, at_once: int = 1) -> dict[str, to
     model.zero_grad()
     for rank in range(world):
         for rows in groups(step.share(rank, world), at_once):
-            batch = collate(rows, ["en", "fr", "ru"], torch.device("cpu"))
+            batch = collate(rows, step.positions, torch.device("cpu"))
             losses, _ = token_losses(model, batch)
             (losses.sum() * (world / step.trained_tokens) / world).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}

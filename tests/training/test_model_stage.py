@@ -19,13 +19,9 @@ from raysel.training import base_model_stage
 from raysel.training.loss import logit_parts
 from raysel.training.settings import TokenSettings, TrainingSettings
 from raysel.training.worker_group_stage import TrainingError
-from tests.training.runs import KilledError, killed_after, log_of, train, write_corpus, write_tokens
+from tests.training.runs import KilledError, killed_after, log_of, losses, train, write_corpus, write_tokens
 
 DATA = TokenSettings(max_tokens=128, batch_samples=5)
-
-
-def losses(log: list[dict]) -> list[float]:
-    return [line["loss"] for line in log]
 
 
 def test_two_workers_learn_what_one_learns(cluster, progress, store: Store, tiny_llama: Path, learn) -> None:

@@ -114,3 +114,36 @@ def test_what_cannot_be_tokenised_is_refused(cluster, progress, store: Store, ti
     refuses(none, TokenSettings(), "order of training is empty")
     refuses(some, TokenSettings(max_tokens=4096), r"max_tokens 4096 is more than the model's 2048 positions")
     refuses(some, TokenSettings(max_tokens=3), "the prompts alone fill it")
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_steps_of_at_most_so_many_tokens(
+    cluster, progress, store: Store, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """Each takes the next samples in the order as long as they fit; their tokens are counted in several ranges."""
+    monkeypatch.setattr("raysel.training.tokens_stage.SHARD_SAMPLES", 8)
+    monkeypatch.setattr("raysel.training.token_shards.SHARD_SAMPLES", 8)
+    corpus = write_corpus(store, 30)
+    order = write_order(store, [f"s{i:03d}" for i in range(30)])
+    data = TokenSettings(max_tokens=128, batch_tokens=300, epochs=epochs)
+    attempt = store.attempt("tokens", "t")
+    output = run_stage(attempt, corpus, order, tiny_llama, data, cluster, progress)
+    tokens = attempt.publish(output.records, settings={}, inputs={}, version=1, summary=output.summary)
+    assert len(tokens.shards("tokens")) > 1
+    lengths: dict[int, int] = {}
+    steps: dict[int, list[int]] = {}
+    for row in tokens.read("tokens").to_pylist():
+        lengths |= dict(zip(row["positions"], row["segment_lengths"], strict=True))
+        steps.setdefault(row["step"], []).extend(row["positions"])
+    assert sorted(lengths) == list(range(30 * epochs))
+    assert list(steps) == list(range(output.summary["steps"]))
+    assert [position for positions in steps.values() for position in sorted(positions)] == sorted(lengths)
+    for positions in steps.values():
+        own, following = sum(lengths[position] for position in positions), max(positions) + 1
+        assert own <= 300
+        assert following == 30 * epochs or own + lengths[following] > 300
+
+
+def test_a_step_has_room_for_the_longest_sample() -> None:
+    with pytest.raises(ValueError, match=r"batch_tokens 100 is less than max_tokens 512"):
+        TokenSettings(batch_tokens=100)
