@@ -17,8 +17,7 @@ import torch
 import torch.distributed
 
 from raysel.errors import UserError
-from raysel.store import Artifact
-from raysel.training.batches import Step, collate, empty_row, groups, read_steps
+from raysel.training.batches import Step, collate, groups
 from raysel.training.engine import draws_at_random
 from raysel.training.loss import logit_parts, token_losses
 from raysel.training.schedule import learning_rate
@@ -35,12 +34,17 @@ class LossError(UserError):
 
 
 class Learner:
-    """Learns one step after another. `skipped`: steps before the first whose loss or gradient was not finite."""
+    """Learns one step of `steps` after another, and measures the loss of the samples in `heldout`.
 
-    def __init__(self, engine: Any, tokens: Artifact, settings: TrainingSettings, seed: int, *, skipped: int) -> None:
-        self.engine, self.tokens, self.settings, self.seed, self.skipped = engine, tokens, settings, seed, skipped
+    skipped: how many steps were passed over so far since their loss or gradient was not finite.
+    """
+
+    def __init__(
+        self, engine: Any, settings: TrainingSettings, seed: int, *, steps: int, heldout: Step | None, skipped: int
+    ) -> None:
+        self.engine, self.settings, self.seed = engine, settings, seed
+        self.steps, self.heldout, self.skipped = steps, heldout, skipped
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.heldout = next(read_steps(tokens, 0, of="heldout_tokens"), None)
         config, longest = engine.module.config, settings.data.max_tokens
         # Dropout belongs to the row, whichever worker has it; flash attention keeps apart the samples of one row only.
         alone = draws_at_random(engine.module) or "flash" in str(config._attn_implementation)
@@ -61,7 +65,7 @@ class Learner:
         positions = [sample["position"] for sample in samples]
         rate = learning_rate(
             step.step,
-            self.tokens.summary["steps"],
+            self.steps,
             peak=self.settings.learning_rate,
             schedule=self.settings.schedule,
             warmup_share=self.settings.warmup_share,
@@ -132,10 +136,6 @@ class Learner:
                 "loss_by_lang": _means(sums, [sample["lang"] for sample in samples]),
             }
         ]
-
-    def unlearned_row(self) -> dict[str, torch.Tensor]:
-        step = next(read_steps(self.tokens, 0))
-        return collate([empty_row(step.rows[0])], [], self.engine.device)
 
     def _no_sums(self, samples: int) -> torch.Tensor:
         """Each sample's loss and learned tokens: float64 (2, S)."""

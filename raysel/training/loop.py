@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed
 
 from raysel.store import Artifact, Attempt
-from raysel.training.batches import read_steps
+from raysel.training.batches import collate, empty_row, read_steps
 from raysel.training.checkpoints import Checkpoints, best_steps
 from raysel.training.engine import refuse_unknown_zero_keys, start_engine, trainable_model
 from raysel.training.export import gather_weights, merge, save
@@ -55,8 +55,9 @@ def train(
 ) -> Outcome:
     """Train on every planned step, from the newest whole checkpoint on, and save the model in worker 0's folder.
 
-    The process group must be up. `report` gets each step's metrics on worker 0. Raises `LossError`, on every worker,
-    at a loss or gradient that is not finite, unless `settings.skipped_steps` allows for it.
+    The process group must be up. `report` gets each step's metrics on worker 0, and what is measured of the held-out
+    samples after it (`heldout_loss`, `heldout_loss_by_lang`; before the first step as step -1). Raises `LossError`, on
+    every worker, at a loss or gradient that is not finite, unless `settings.skipped_steps` allows for it.
     """
     settings = training.settings
     refuse_unknown_zero_keys(settings)
@@ -69,18 +70,34 @@ def train(
             checkpoints.restore_weights(model, whole)
         engine = start_engine(model, settings)
         log = list(whole["log"]) if whole else []
-        learner = Learner(engine, training.tokens, settings, seed, skipped=sum("skipped" in line for line in log))
+        learner = Learner(
+            engine,
+            settings,
+            seed,
+            steps=training.tokens.summary["steps"],
+            heldout=next(read_steps(training.tokens, 0, of="heldout_tokens"), None),
+            skipped=sum("skipped" in line for line in log),
+        )
         if whole is not None:
-            checkpoints.restore_optimizer(engine, whole, learner.unlearned_row())
-        heldout = list(whole["heldout"]) if whole else learner.heldout_loss(0)
+            unlearned = empty_row(next(read_steps(training.tokens, 0)).rows[0])
+            checkpoints.restore_optimizer(engine, whole, collate([unlearned], [], engine.device))
+        heldout = list(whole["heldout"]) if whole else []
         done = saved = whole["steps"] if whole else 0
 
+        def measure(steps: int) -> None:
+            for entry in learner.heldout_loss(steps):
+                heldout.append(entry)
+                if rank == 0:
+                    report({"step": steps - 1, **{f"heldout_{name}": entry[name] for name in ("loss", "loss_by_lang")}})
+
         def checkpoint() -> int:
-            heldout.extend(learner.heldout_loss(done))
+            measure(done)
             checkpoints.write(engine, done, log, heldout)
             learner.checkpointed = time.monotonic()
             return done
 
+        if whole is None:
+            measure(0)
         started = time.perf_counter()
         for step in read_steps(training.tokens, done):
             log.append(learner.learn(step))

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raysel.settings import Section, execution
 from raysel.training.deepspeed_config import deepspeed_config
+from raysel.training.trackers import refuse_unknown_trackers
 
 
 class TokenSettings(Section):
@@ -66,6 +67,8 @@ class TrainingSettings(Section):
     max_failures times. timeout_minutes bounds every collective operation.
     micro_batch_tokens bounds what goes through the model at once: as many rows as it has room for, at least one. More
     share what ZeRO-2 and 3 send between the workers, and take more memory.
+    trackers are told every metric besides the run's own log: `tensorboard` writes event files below
+    `trackers/` in the storage.
     offload keeps the optimizer's state, or under ZeRO-3 all that is not at work, in the memory of the CPUs. deepspeed
     is a DeepSpeed configuration (a mapping, or a JSON file) that is added to what these settings decide.
     """
@@ -89,9 +92,16 @@ class TrainingSettings(Section):
     checkpoint_steps: int = execution(50, ge=1)
     checkpoint_minutes: float | None = execution(None, gt=0)
     checkpoints_kept: int = execution(2, ge=1)
+    trackers: list[str] = execution([])
     workers: int | None = execution(None, ge=1)
     max_failures: int = execution(2, ge=0)
     timeout_minutes: float = execution(30.0, gt=0)
+
+    @field_validator("trackers")
+    @classmethod
+    def installed(cls, names: list[str]) -> list[str]:
+        refuse_unknown_trackers(names)
+        return names
 
     @field_validator("deepspeed", mode="before")
     @classmethod

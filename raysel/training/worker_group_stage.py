@@ -6,6 +6,7 @@ import math
 import os
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from raysel.progress import Tracker
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.loop import Outcome, Training
+from raysel.training.trackers import ExperimentTracker, open_trackers, scalars_of
 
 POLL_SECONDS = 0.5
 START_FAILURES = 5
@@ -65,8 +67,11 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
         job = Job(training, model, workers=choose_workers(run, training.settings.workers), **tables)
         board = ray.remote(_Board).options(num_cpus=0).remote()
         stop = threading.Event()
-        with run.progress.track(training.tokens.summary["steps"], "steps") as tracker:
-            watcher = threading.Thread(target=_watch, args=(board, tracker, stop), daemon=True)
+        with (
+            run.progress.track(training.tokens.summary["steps"], "steps") as bar,
+            open_trackers(training.settings.trackers, _tracker_folder(run.attempt)) as trackers,
+        ):
+            watcher = threading.Thread(target=_watch, args=(board, bar, trackers, stop), daemon=True)
             watcher.start()
             try:
                 outcome = _fit(job, board)
@@ -195,25 +200,39 @@ def _over_all_steps(log: list[dict[str, Any]], rate: str) -> float:
 
 
 class _Board:
-    """Where worker 0 puts its metrics and the driver reads them; an actor beside the workers."""
+    """Where worker 0 puts its metrics and the driver takes them from; an actor beside the workers."""
 
     def __init__(self) -> None:
-        self.latest: dict[str, Any] | None = None
+        self.lines: list[dict[str, Any]] = []
 
     def put(self, metrics: dict[str, Any]) -> None:
-        self.latest = metrics
+        self.lines.append(metrics)
 
-    def get(self) -> dict[str, Any] | None:
-        return self.latest
+    def take(self) -> list[dict[str, Any]]:
+        taken, self.lines = self.lines, []
+        return taken
 
 
-def _watch(board: Any, tracker: Tracker, stop: threading.Event) -> None:
-    while not stop.wait(POLL_SECONDS):
+def _watch(board: Any, bar: Tracker, trackers: Sequence[ExperimentTracker], stop: threading.Event) -> None:
+    """Show and pass on what comes until `stop` is set, and what is there then."""
+    is_last = False
+    while not is_last:
+        is_last = stop.wait(POLL_SECONDS)
         try:
-            metrics = ray.get(board.get.remote())
+            lines = ray.get(board.take.remote())
         except RayActorError:
             return
-        if metrics is not None:
-            loss = "skipped" if metrics["loss"] is None else f"loss {metrics['loss']:.4f}"
-            detail = f"{loss}, {metrics['tokens_per_second']:,.0f} tokens/s"
-            tracker.advance(metrics["step"] + 1 - tracker.done, detail)
+        for metrics in lines:
+            for tracker in trackers:
+                tracker.log(metrics["step"], scalars_of(metrics))
+        steps = [metrics for metrics in lines if "tokens_per_second" in metrics]
+        if steps:
+            loss = "skipped" if steps[-1]["loss"] is None else f"loss {steps[-1]['loss']:.4f}"
+            detail = f"{loss}, {steps[-1]['tokens_per_second']:,.0f} tokens/s"
+            bar.advance(steps[-1]["step"] + 1 - bar.done, detail)
+
+
+def _tracker_folder(attempt: Attempt) -> Path:
+    """Below the storage; below the current folder where that is no local one."""
+    store = attempt.store
+    return Path(store.full("trackers") if store.is_local else "trackers") / attempt.fingerprint

@@ -1,6 +1,7 @@
 """Corpora, orders and stage runs for the training tests."""
 
 import json
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,24 @@ def plain_losses(model: torch.nn.Module, rows: list[dict], *, by: str = "langs")
             start += length
     means = {group: loss / count for group, (loss, count) in sums.items()}
     return sum(loss for loss, _ in sums.values()) / sum(count for _, count in sums.values()), means
+
+
+def event_scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """What TensorBoard shows of the event files in `folder`: by name the value at each step.
+
+    A file is a sequence of: length (8 bytes), its checksum (4), a message of that length, its checksum (4).
+    """
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    scalars: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.iterdir()):
+        content, at = file.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack("<Q", content[at : at + 8])
+            event = Event.FromString(content[at + 12 : at + 12 + length])
+            at += length + 16
+            if event.session_log.status == SessionLog.START:
+                scalars = {name: {s: v for s, v in found.items() if s < event.step} for name, found in scalars.items()}
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+    return scalars

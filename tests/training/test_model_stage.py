@@ -19,14 +19,25 @@ from raysel.training import base_model_stage
 from raysel.training.loss import logit_parts
 from raysel.training.settings import TokenSettings, TrainingSettings
 from raysel.training.worker_group_stage import TrainingError
-from tests.training.runs import KilledError, killed_after, log_of, losses, train, write_corpus, write_tokens
+from tests.training.runs import (
+    KilledError,
+    event_scalars,
+    killed_after,
+    log_of,
+    losses,
+    train,
+    write_corpus,
+    write_tokens,
+)
 
 DATA = TokenSettings(max_tokens=128, batch_samples=5)
 
 
 def test_two_workers_learn_what_one_learns(cluster, progress, store: Store, tiny_llama: Path, learn) -> None:
     tokens = write_tokens(store, tiny_llama, 22, DATA, heldout=7)
-    settings = TrainingSettings(data=DATA, zero=2, learning_rate=2e-2, workers=2, checkpoint_steps=2)
+    settings = TrainingSettings(
+        data=DATA, zero=2, learning_rate=2e-2, workers=2, checkpoint_steps=2, trackers=["tensorboard"]
+    )
     output, model = train(cluster, progress, store, tiny_llama, tokens, settings, "two")
     alone, folder = learn(tiny_llama, tokens, settings, "one")
     log = log_of(model)
@@ -39,6 +50,10 @@ def test_two_workers_learn_what_one_learns(cluster, progress, store: Store, tiny
     assert output.summary["last_loss"] == log[-1]["loss"]
     measured = [alone.heldout[0]["loss"], alone.heldout[-1]["loss"]]
     assert output.summary["heldout_loss"] == pytest.approx(measured, abs=1e-5)
+    shown = event_scalars(Path(store.root) / "trackers" / "two" / "tensorboard")
+    assert shown["loss"] == pytest.approx({line["step"]: line["loss"] for line in log}, abs=1e-6)
+    assert shown["loss_by_lang/fr"].keys() == {line["step"] for line in log if "fr" in line["loss_by_lang"]}
+    assert list(shown["heldout_loss"]) == [0, 1, 3, 4]
     [shard] = model.shards("heldout_loss")
     written = store.read_bytes(f"{model.address}/{shard.path}").decode().splitlines()
     assert [json.loads(line)["steps"] for line in written] == [0, 2, 4, 5]
@@ -51,7 +66,9 @@ def test_two_workers_learn_what_one_learns(cluster, progress, store: Store, tiny
     ]
     assert answers[0] == answers[1]
 
-    # A checkpoint that two workers wrote fits one.
+    # A checkpoint that two workers wrote fits one: that of the last step but one, once the last one's is gone.
+    for whole in (Path(store.root) / "model" / "two").glob("*/checkpoint-00000005/whole.json*"):
+        whole.unlink()
     carried_on, _ = learn(tiny_llama, tokens, settings, "two")
     assert carried_on.resumed_from == 4
     assert losses(carried_on.log) == pytest.approx(losses(log), abs=1e-5)
