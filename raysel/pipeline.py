@@ -24,7 +24,7 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 
 # stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
 STAGES: dict[str, tuple[int, str]] = {
-    "corpus": (2, "raysel.corpus.stage:run"),
+    "corpus": (3, "raysel.corpus.stage:run"),
     "base_model": (2, "raysel.training.base_model_stage:run"),
     "quota": (1, "raysel.mixture.quota_stage:run"),
     "vectors": (4, "raysel.embedding.stage:run"),
