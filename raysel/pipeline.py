@@ -25,15 +25,15 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 # stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
 STAGES: dict[str, tuple[int, str]] = {
     "corpus": (3, "raysel.corpus.stage:run"),
-    "base_model": (2, "raysel.training.base_model_stage:run"),
+    "base_model": (3, "raysel.training.base_model_stage:run"),
     "quota": (1, "raysel.mixture.quota_stage:run"),
-    "vectors": (4, "raysel.embedding.stage:run"),
+    "vectors": (5, "raysel.embedding.stage:run"),
     "sums": (2, "raysel.separability.sums_stage:run"),
     "scores": (2, "raysel.separability.scores_stage:run"),
     "pool": (2, "raysel.separability.pool_stage:run"),
     "subset": (1, "raysel.selection.stage:run"),
     "order": (1, "raysel.mixture.order_stage:run"),
-    "tokens": (2, "raysel.training.tokens_stage:run"),
+    "tokens": (3, "raysel.training.tokens_stage:run"),
     "model": (2, "raysel.training.model_stage:run"),
     "results": (1, "raysel.evaluation.stage:run"),
     "report": (3, "raysel.report.stage:run"),

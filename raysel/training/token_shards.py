@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SHARD_SAMPLES = 2048
 MOST_SHARDS = 64  # every shard's task reads the corpus once
 NAMED_IDS = 20
+TEXT_COLUMNS = ["id", "lang", "prompt", "response", "history"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def write_token_shard(
     texts = _texts(corpus, set(ids))
     samples, untrained, truncated = [], [], Counter[str]()
     for position, name in enumerate(ids, start=first):
-        lang, prompt, response = texts[name]
-        example = instruction_example(tokenizer, prompt, response, data.max_tokens, learn_prompt=learn_prompt)
+        lang, prompt, response, history = texts[name]
+        example = instruction_example(
+            tokenizer, prompt, response, data.max_tokens, history=history, learn_prompt=learn_prompt
+        )
         truncated[lang] += example.truncated
         if example.trained_tokens:
             samples.append(Sample(position, name, lang, example))
@@ -101,17 +104,17 @@ def write_heldout_shard(
 
     Which they are depends on their ids alone. None where nothing is held out, or nothing of it has a token to learn.
     """
-    by_lang: dict[str, list[tuple[float, str, str, str]]] = {}
+    by_lang: dict[str, list[tuple[float, str, str, str, str | None]]] = {}
     for shard in corpus.shards("heldout"):
-        table = corpus.read_shard(shard, ["id", "lang", "prompt", "response"])
-        columns = (table[name].to_pylist() for name in ("id", "lang", "prompt", "response"))
-        for name, lang, prompt, response in zip(*columns, strict=True):
-            by_lang.setdefault(lang, []).append((draw(0, f"heldout {name}"), name, prompt, response))
+        table = corpus.read_shard(shard, TEXT_COLUMNS)
+        columns = (table[name].to_pylist() for name in TEXT_COLUMNS)
+        for name, lang, *texts in zip(*columns, strict=True):
+            by_lang.setdefault(lang, []).append((draw(0, f"heldout {name}"), name, *texts))
         by_lang = {lang: sorted(members)[: data.heldout_samples] for lang, members in by_lang.items()}
     samples: list[Sample] = []
     for lang, members in sorted(by_lang.items()):
-        for _, name, prompt, response in members:
-            example = instruction_example(tokenizer, prompt, response, data.max_tokens)
+        for _, name, prompt, response, history in members:
+            example = instruction_example(tokenizer, prompt, response, data.max_tokens, history=history)
             if example.trained_tokens:
                 samples.append(Sample(len(samples), name, lang, example))
     if not samples:
@@ -176,14 +179,14 @@ def _ids_at(order: Artifact, positions: np.ndarray) -> list[str]:
     return [names[int(position)] for position in wanted]
 
 
-def _texts(corpus: Artifact, ids: set[str]) -> dict[str, tuple[str, str, str]]:
-    """(lang, prompt, response) of each id, read shard by shard."""
-    texts: dict[str, tuple[str, str, str]] = {}
+def _texts(corpus: Artifact, ids: set[str]) -> dict[str, tuple[str, str, str, str | None]]:
+    """(lang, prompt, response, history) of each id, read shard by shard."""
+    texts: dict[str, tuple[str, str, str, str | None]] = {}
     wanted = pa.array(sorted(ids), pa.string())
     for shard in corpus.shards("corpus"):
-        table = corpus.read_shard(shard, ["id", "lang", "prompt", "response"])
+        table = corpus.read_shard(shard, TEXT_COLUMNS)
         table = table.filter(pc.is_in(table["id"], value_set=wanted))
-        columns = (table[name].to_pylist() for name in ("id", "lang", "prompt", "response"))
-        for name, lang, prompt, response in zip(*columns, strict=True):
-            texts[name] = (lang, prompt, response)
+        columns = (table[name].to_pylist() for name in TEXT_COLUMNS)
+        for name, *found in zip(*columns, strict=True):
+            texts[name] = tuple(found)
     return texts
