@@ -45,7 +45,8 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
     for row in islice(_rows(experiment), count):
         console.rule(f"{row['id']} ({row['lang']})", align="left")
         ids = fed.ids(row)[: experiment.embedding.max_tokens]
-        example = instruction_example(tokenizer, row["prompt"], row["response"], experiment.training.data.max_tokens)
+        longest = experiment.training.data.max_tokens
+        example = instruction_example(tokenizer, row["prompt"], row["response"], longest, history=row["history"])
         text = Text()
         # The taken token is one of those trained on, where both see the same tokens up to it.
         same = embedded is None and example.input_ids.tolist()[: len(ids)] == ids
@@ -79,7 +80,7 @@ class _Fed:
         self.closing = end_of_turn(tokenizer) if settings.token == "end_of_turn" else ""
 
     def ids(self, row: dict[str, Any]) -> list[int]:
-        text = sample_text(self.tokenizer, row["prompt"], row["response"]) + self.closing
+        text = sample_text(self.tokenizer, row["prompt"], row["response"], row["history"]) + self.closing
         ids: list[int] = self.tokenizer(text, add_special_tokens=self.add_special_tokens, verbose=False)["input_ids"]
         return ids
 

@@ -24,10 +24,10 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 
 # stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
 STAGES: dict[str, tuple[int, str]] = {
-    "corpus": (2, "raysel.corpus.stage:run"),
+    "corpus": (3, "raysel.corpus.stage:run"),
     "base_model": (3, "raysel.training.base_model_stage:run"),
     "quota": (1, "raysel.mixture.quota_stage:run"),
-    "vectors": (4, "raysel.embedding.stage:run"),
+    "vectors": (5, "raysel.embedding.stage:run"),
     "sums": (2, "raysel.separability.sums_stage:run"),
     "scores": (2, "raysel.separability.scores_stage:run"),
     "pool": (2, "raysel.separability.pool_stage:run"),
@@ -36,7 +36,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "tokens": (3, "raysel.training.tokens_stage:run"),
     "model": (3, "raysel.training.model_stage:run"),
     "results": (1, "raysel.evaluation.stage:run"),
-    "report": (3, "raysel.report.stage:run"),
+    "report": (4, "raysel.report.stage:run"),
 }
 VERSIONED = ("ray", "torch", "transformers", "deepspeed", "peft", "lm-eval", "scikit-learn", "pyarrow", "numpy")
 

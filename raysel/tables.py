@@ -13,6 +13,8 @@ CORPUS = pa.schema(
         pa.field("lang_raw", pa.string(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("response", pa.string(), nullable=False),
+        # JSON text of the [{"role", "content"}, ...] before the prompt, a system message only first; null for none.
+        pa.field("history", pa.string()),
         pa.field("task", pa.string()),
         pa.field("source", pa.string(), nullable=False),
         pa.field("group", pa.string()),

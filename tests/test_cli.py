@@ -46,8 +46,12 @@ def test_a_command_that_is_not_there_is_the_users_mistake() -> None:
 
 
 def test_inspect_shows_the_sample_and_the_token_that_is_taken(experiment: Path) -> None:
-    done = raysel("inspect", experiment, "-n", "2")
+    turns = [("human", "Jambo?"), ("gpt", "Jambo sana."), ("human", "Habari?"), ("gpt", "Nzuri.")]
+    chat = {"id": "chat", "lang": "sw", "system": "Jibu.", "messages": [{"from": f, "value": v} for f, v in turns]}
+    (experiment.parent / "corpus" / "chat.jsonl").write_text(json.dumps(chat) + "\n")
+    done = raysel("inspect", experiment, "-n", "3")
     assert done.returncode == 0, done.stderr
+    assert "<|user|>Jibu.<|user|>Jambo?<|assistant|>Jambo sana.</s>" in done.stdout.replace("\n", "")
     assert "demo/en/i01 (en)" in done.stdout
     assert "demo/sw/i01 (sw)" in done.stdout
     first = json.loads((DEMO_CORPUS / "en.jsonl").read_text(encoding="utf-8").splitlines()[0])

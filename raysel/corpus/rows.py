@@ -1,5 +1,6 @@
 """Bringing the source's rows into the corpus table, and splitting off the held-out items."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from raysel.corpus.conversations import ConversationError, conversation
 from raysel.corpus.settings import COLUMNS
 from raysel.languages.codes import LanguageError, normalise
 from raysel.languages.scripts import script_of
@@ -71,7 +73,9 @@ def standardise(
     dropped = 0
     for row, number in zip(rows, numbers, strict=True):
         where = f"{location}, row {number}"
-        absent = [named[column] for column in ("lang", "prompt", "response") if named[column] not in row]
+        given = {column: row.get(named[column]) for column in COLUMNS}
+        needed = ("lang", "prompt", "response") if given["messages"] is None else ("lang",)
+        absent = [named[column] for column in needed if named[column] not in row]
         if absent:
             problems.add(
                 f"missing column {', '.join(map(repr, absent))} (found: {', '.join(sorted(map(str, row)))}; "
@@ -79,35 +83,42 @@ def standardise(
                 where,
             )
             continue
-        prompt, response, lang = (row[named[column]] for column in ("prompt", "response", "lang"))
-        if any(value is not None and not isinstance(value, str) for value in (prompt, response, lang)):
-            problems.add("prompt, response or lang that is not text", where)
+        try:
+            messages = conversation(*(given[column] for column in ("messages", "prompt", "response", "system")))
+        except ConversationError as error:
+            problems.add(str(error), where)
             continue
-        if not all(_encodable(value) for value in (prompt, response, lang)):
+        lang, texts = given["lang"], [message["content"] for message in messages]
+        if any(value is not None and not isinstance(value, str) for value in (*texts, lang)):
+            problems.add("prompt, response, another message or lang that is not text", where)
+            continue
+        if not all(_encodable(value) for value in (*texts, lang)):
             problems.add("text that is not valid Unicode (half a surrogate pair)", where)
             continue
-        if not (prompt or "").strip() or not (response or "").strip():
+        if not all((text or "").strip() for text in texts):
             if drop_empty:
                 dropped += 1
             else:
-                problems.add("empty prompt or response (corpus.empty: drop leaves such rows out)", where)
+                problems.add(
+                    "empty prompt or response, or earlier message (corpus.empty: drop leaves such rows out)", where
+                )
             continue
         try:
             code = normalise(lang or "")
         except LanguageError as error:
             problems.add(str(error), where)
             continue
-        given = row.get(named["id"])
-        out["id"].append(f"{name}:{number}" if given is None else str(given))
+        *history, prompt, response = messages
+        out["id"].append(f"{name}:{number}" if given["id"] is None else str(given["id"]))
         out["lang"].append(code)
         out["lang_raw"].append(lang)
-        out["prompt"].append(prompt)
-        out["response"].append(response)
-        out["script"].append(script_of(f"{prompt} {response}"))
-        out["source"].append(str(row.get(named["source"]) or source))
+        out["prompt"].append(prompt["content"])
+        out["response"].append(response["content"])
+        out["history"].append(json.dumps(history, ensure_ascii=False) if history else None)
+        out["script"].append(script_of(f"{prompt['content']} {response['content']}"))
+        out["source"].append(str(given["source"] or source))
         for column in ("task", "group"):
-            value = row.get(named[column])
-            out[column].append(None if value is None else str(value))
+            out[column].append(None if given[column] is None else str(given[column]))
     return pa.table(out, schema=CORPUS), problems, dropped
 
 

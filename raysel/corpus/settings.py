@@ -6,7 +6,7 @@ from pydantic import Field
 
 from raysel.settings import Section, execution
 
-COLUMNS = ("id", "lang", "prompt", "response", "task", "source", "group")
+COLUMNS = ("id", "lang", "prompt", "response", "messages", "system", "task", "source", "group")
 
 
 class CorpusSettings(Section):
@@ -14,6 +14,8 @@ class CorpusSettings(Section):
 
     columns maps the names used here to those of the source, e.g. `{prompt: instruction, response: output}`; a column
     that is not named keeps its own name. A source without an `id` column gets `<file name>:<row number>`.
+    Where a row has `messages` (Hugging Face's or ShareGPT's list, or its JSON text), they take the place of prompt and
+    response; `system` is put before either kind of row as a system message.
     heldout is the share of items (source, task, group) that is split off before anything is scored.
     """
 

@@ -141,7 +141,9 @@ def _summary(settings: CorpusSettings, outcomes: dict[int, Any], records: list[S
     single = sorted(lang for lang, count in languages.items() if count == 1)
     warnings = []
     if dropped:
-        warnings.append(f"{dropped:,} rows with an empty prompt or response were left out (corpus.empty: drop)")
+        warnings.append(
+            f"{dropped:,} rows with an empty prompt or response, or earlier message, were left out (corpus.empty: drop)"
+        )
     if single:
         warnings.append(f"languages with a single sample, which scores 0: {', '.join(single)}")
     return {

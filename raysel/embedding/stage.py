@@ -258,7 +258,7 @@ class Embedder:
         return min(planned, max(BUDGETS["cpu"]))
 
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:
-        columns = ["id", "lang", "prompt", "response", "lang_raw", "task", "script"]
+        columns = ["id", "lang", "prompt", "response", "history", "lang_raw", "task", "script"]
         rows = pa.concat_tables(
             self.corpus.read_shard(shard, columns).slice(first, count)
             for shard, first, count in overlapping(self.corpus.shards("corpus"), piece["start"], piece["stop"])
@@ -290,8 +290,8 @@ class Embedder:
         return {"rows": len(langs), "tokens": int(encoded.n_tokens.sum())}
 
     def _tokens(self, rows: pa.Table) -> "Tokens":
-        pairs = zip(rows["prompt"].to_pylist(), rows["response"].to_pylist(), strict=True)
-        texts = [sample_text(self.tokenizer, *pair) + self.closing for pair in pairs]
+        samples = zip(*(rows[name].to_pylist() for name in ("prompt", "response", "history")), strict=True)
+        texts = [sample_text(self.tokenizer, *sample) + self.closing for sample in samples]
         try:
             return self.encoder.tokenise(texts)
         except ValueError as error:

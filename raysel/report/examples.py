@@ -39,6 +39,7 @@ class EndSample:
     separability: float
     prompt: str
     response: str
+    history: list[dict[str, str]]
 
 
 def choose_items(items: Iterable[Item], how_many: int, *, seed: int) -> list[Item]:

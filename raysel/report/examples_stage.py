@@ -1,5 +1,6 @@
 """Reads the few samples that the report shows with their texts."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,12 +58,12 @@ def both_ends(scores: Artifact, corpus: Artifact) -> list[EndSample]:
     return [EndSample(end=end, **(row | texts[row["id"]])) for end, row in rows.items() if row["id"] in texts]
 
 
-def _texts(corpus: Artifact, ids: pa.Array) -> dict[str, dict[str, str]]:
-    """Prompt and response of a few ids; the texts of a shard are read only where its ids have one of them."""
-    found: dict[str, dict[str, str]] = {}
+def _texts(corpus: Artifact, ids: pa.Array) -> dict[str, dict[str, Any]]:
+    """The conversations of a few ids; the texts of a shard are read only where its ids have one of them."""
+    found: dict[str, dict[str, Any]] = {}
     for shard in corpus.shards("corpus"):
         for row in _rows_with(corpus, shard, ids):
-            found[row["id"]] = {"prompt": row["prompt"], "response": row["response"]}
+            found[row["id"]] = row | {"history": json.loads(row["history"] or "[]")}
     return found
 
 
@@ -70,5 +71,6 @@ def _rows_with(corpus: Artifact, shard: ShardRecord, ids: pa.Array) -> list[dict
     places = pc.indices_nonzero(pc.is_in(corpus.read_shard(shard, ["id"])["id"], value_set=ids))
     if not len(places):
         return []
-    rows: list[dict[str, Any]] = corpus.read_shard(shard, ["id", "prompt", "response"]).take(places).to_pylist()
+    table = corpus.read_shard(shard, ["id", "prompt", "response", "history"])
+    rows: list[dict[str, Any]] = table.take(places).to_pylist()
     return rows

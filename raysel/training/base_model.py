@@ -13,6 +13,8 @@ END, PAD, USER, ASSISTANT = "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}"
     f"{ASSISTANT}{{{{ m['content'] }}}}{END}"
+    "{% elif m['role'] == 'system' %}"
+    "{{ m['content'] + '\\n\\n' }}"
     "{% else %}"
     f"{USER}{{{{ m['content'] }}}}"
     "{% endif %}{% endfor %}"

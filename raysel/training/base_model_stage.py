@@ -1,5 +1,6 @@
 """Stage `base_model`: a small language model made from nothing but the corpus."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -93,9 +94,11 @@ def prepare(attempt: Attempt, corpus: Artifact, base: BaseModelSettings, data: T
 
 def _texts(corpus: Artifact) -> Iterator[str]:
     for shard in corpus.shards("corpus"):
-        table = corpus.read_shard(shard, ["prompt", "response"])
-        for column in table.columns:
-            yield from column.to_pylist()
+        table = corpus.read_shard(shard, ["prompt", "response", "history"])
+        for name in ("prompt", "response"):
+            yield from table[name].to_pylist()
+        for history in table["history"].drop_null().to_pylist():
+            yield from (message["content"] for message in json.loads(history))
 
 
 def _order(corpus: Artifact, samples: int, seed: int) -> pa.Table:

@@ -30,13 +30,20 @@ class Example:
 
 
 def instruction_example(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str, max_tokens: int, *, learn_prompt: bool = False
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    response: str,
+    max_tokens: int,
+    *,
+    history: str | None = None,
+    learn_prompt: bool = False,
 ) -> Example:
-    """Prompt and response in the chat template, cut on the right at `max_tokens`.
+    """The conversation in the chat template, cut on the right at `max_tokens`.
 
     What is learned is the response and what ends its turn; with `learn_prompt` everything, as a base model does.
+    history: the messages before the prompt, JSON text as in the corpus table.
     """
-    opening = prompt_text(tokenizer, prompt)
+    opening = prompt_text(tokenizer, prompt, history)
     answer = response + end_of_turn(tokenizer)
     prompt_ids = _tokens(tokenizer, opening)
     ids = _tokens(tokenizer, opening + answer)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SHARD_SAMPLES = 2048
 MOST_SHARDS = 64  # every shard's task reads the corpus once
 NAMED_IDS = 20
+TEXT_COLUMNS = ["id", "lang", "prompt", "response", "history"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,7 @@ def count_tokens(
     texts = _texts(corpus, {name for name, _, _ in planned})
     counts = []
     for name, _, _ in planned:
-        _, prompt, response = texts[name]
-        example = instruction_example(tokenizer, prompt, response, data.max_tokens)
+        example = _example(tokenizer, texts[name], data)
         counts.append(len(example.input_ids) if example.trained_tokens else 0)
     return np.array(counts, dtype=np.int32)
 
@@ -110,8 +110,8 @@ def write_token_shard(
     texts = _texts(corpus, {name for name, _, _ in planned})
     samples, untrained, truncated = [], [], Counter[str]()
     for position, (name, task, level) in enumerate(planned, start=first):
-        lang, prompt, response = texts[name]
-        example = instruction_example(tokenizer, prompt, response, data.max_tokens, learn_prompt=learn_prompt)
+        lang = texts[name]["lang"]
+        example = _example(tokenizer, texts[name], data, learn_prompt=learn_prompt)
         truncated[lang] += example.truncated
         if example.trained_tokens:
             samples.append(Sample(position, name, lang, task, level, example))
@@ -147,14 +147,14 @@ def write_heldout_shard(
     """
     by_lang: dict[str, list[dict[str, Any]]] = {}
     for shard in corpus.shards("heldout"):
-        for row in corpus.read_shard(shard, ["id", "lang", "task", "prompt", "response"]).to_pylist():
+        for row in corpus.read_shard(shard, [*TEXT_COLUMNS, "task"]).to_pylist():
             by_lang.setdefault(row["lang"], []).append(row)
         for lang, members in by_lang.items():
             by_lang[lang] = sorted(members, key=lambda row: draw(0, f"heldout {row['id']}"))[: data.heldout_samples]
     samples: list[Sample] = []
     for lang, members in sorted(by_lang.items()):
         for row in members:
-            example = instruction_example(tokenizer, row["prompt"], row["response"], data.max_tokens)
+            example = _example(tokenizer, row, data)
             if example.trained_tokens:
                 samples.append(Sample(len(samples), row["id"], lang, row["task"], None, example))
     if not samples:
@@ -226,14 +226,19 @@ def _ordered(order: Artifact, positions: np.ndarray) -> list[tuple[str, str | No
     return [tuple(at[int(position)]) for position in wanted]
 
 
-def _texts(corpus: Artifact, ids: set[str]) -> dict[str, tuple[str, str, str]]:
-    """(lang, prompt, response) of each id, read shard by shard."""
-    texts: dict[str, tuple[str, str, str]] = {}
+def _texts(corpus: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """`TEXT_COLUMNS` of each id, read shard by shard."""
+    texts: dict[str, dict[str, Any]] = {}
     wanted = pa.array(sorted(ids), pa.string())
     for shard in corpus.shards("corpus"):
-        table = corpus.read_shard(shard, ["id", "lang", "prompt", "response"])
-        table = table.filter(pc.is_in(table["id"], value_set=wanted))
-        columns = (table[name].to_pylist() for name in ("id", "lang", "prompt", "response"))
-        for name, lang, prompt, response in zip(*columns, strict=True):
-            texts[name] = (lang, prompt, response)
+        table = corpus.read_shard(shard, TEXT_COLUMNS)
+        for row in table.filter(pc.is_in(table["id"], value_set=wanted)).to_pylist():
+            texts[row["id"]] = row
     return texts
+
+
+def _example(
+    tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], data: TokenSettings, *, learn_prompt: bool = False
+) -> Example:
+    said = (row["prompt"], row["response"])
+    return instruction_example(tokenizer, *said, data.max_tokens, history=row["history"], learn_prompt=learn_prompt)

@@ -1,8 +1,15 @@
 """Rows brought into the corpus table, and the held-out split."""
 
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raysel.corpus.files import read_batches, split_into_parts
 from raysel.corpus.rows import heldout_mask, standardise
 from raysel.tables import CORPUS
 
@@ -21,7 +28,7 @@ def test_columns_are_mapped_and_missing_ones_filled_in() -> None:
     assert table.schema == CORPUS
     assert table.to_pylist() == [
         {"id": "f:1", "lang": "sw", "lang_raw": "Swahili", "prompt": "Habari?", "response": "Nzuri.",
-         "task": "chat", "source": "c", "group": None, "script": "Latn"}
+         "history": None, "task": "chat", "source": "c", "group": None, "script": "Latn"}
     ]  # fmt: skip
     assert (problems.counts, dropped) == ({}, 0)
 
@@ -56,6 +63,96 @@ def test_a_wrong_column_does_not_print_a_line_for_every_row() -> None:
 def test_empty_rows_can_be_dropped() -> None:
     table, problems, dropped = table_of([GOOD, {**GOOD, "prompt": ""}], drop_empty=True)
     assert (table.num_rows, dropped, dict(problems.counts)) == (1, 1, {})
+
+
+SYSTEM = {"role": "system", "content": "Jibu kwa ufupi."}
+TURNS = [
+    {"role": "user", "content": "Habari?"},
+    {"role": "assistant", "content": "Nzuri."},
+    {"role": "user", "content": "Jina lako?"},
+    {"role": "assistant", "content": "Asha."},
+]
+SHAREGPT = [
+    {"from": "system", "value": "Jibu kwa ufupi."},
+    *({"from": ("human", "gpt")[i % 2], "value": turn["content"]} for i, turn in enumerate(TURNS)),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "prompt", "history"),
+    [
+        ({"messages": TURNS}, "Jina lako?", TURNS[:2]),
+        ({"messages": [SYSTEM, *TURNS]}, "Jina lako?", [SYSTEM, *TURNS[:2]]),
+        ({"messages": json.dumps([SYSTEM, *TURNS])}, "Jina lako?", [SYSTEM, *TURNS[:2]]),
+        ({"messages": SHAREGPT}, "Jina lako?", [SYSTEM, *TURNS[:2]]),
+        ({"messages": TURNS[2:]}, "Jina lako?", None),
+        ({"messages": TURNS, "prompt": "not this", "response": None}, "Jina lako?", TURNS[:2]),
+        ({"messages": TURNS, "system": "Jibu kwa ufupi."}, "Jina lako?", [SYSTEM, *TURNS[:2]]),
+        ({"messages": [SYSTEM, *TURNS], "system": " "}, "Jina lako?", [SYSTEM, *TURNS[:2]]),
+        ({"messages": [{**SYSTEM, "content": ""}, *TURNS]}, "Jina lako?", TURNS[:2]),
+        ({"messages": None, "prompt": "Jina?", "response": "Asha.", "system": "Jibu kwa ufupi."}, "Jina?", [SYSTEM]),
+        ({"messages": None, "prompt": "Jina?", "response": "Asha.", "system": None}, "Jina?", None),
+    ],
+)
+def test_a_conversation_is_its_last_two_messages_and_what_came_before(
+    given: dict, prompt: str, history: list | None
+) -> None:
+    table, problems, dropped = table_of([{"lang": "sw", **given}])
+    assert (problems.counts, dropped) == ({}, 0)
+    [row] = table.to_pylist()
+    assert (row["prompt"], row["response"]) == (prompt, "Asha.")
+    assert (row["history"] and json.loads(row["history"])) == history
+    mapped = {"messages": "conversations", "system": "instruction"}
+    renamed = {mapped.get(name, name): value for name, value in given.items()}
+    assert table_of([{"lang": "sw", **renamed}], columns=mapped)[0] == table
+
+
+def test_a_parquet_column_of_messages_is_read(tmp_path: Path) -> None:
+    """A struct has all its fields in every row, also those that only another row's messages have."""
+    rows = [{"lang": "sw", "messages": [SYSTEM, *TURNS]}, {"lang": "sw", "messages": SHAREGPT}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "f.parquet")
+    [part] = split_into_parts([str(tmp_path / "f.parquet")])
+    [batch] = read_batches(part, 10)
+    table, problems, _ = table_of(batch.rows)
+    assert problems.counts == {}
+    first, second = table.to_pylist()
+    assert json.loads(first["history"]) == [SYSTEM, *TURNS[:2]]
+    assert first["history"] == second["history"]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"messages": TURNS[:3]}, "messages that end with the user's"),
+        ({"messages": [SYSTEM, TURNS[0]]}, "messages that end with the user's"),
+        ({"messages": []}, "messages out of turn"),
+        ({"messages": [SYSTEM]}, "messages out of turn"),
+        ({"messages": TURNS[1:]}, "messages out of turn"),
+        ({"messages": [TURNS[0], *TURNS[:2]]}, "messages out of turn"),
+        ({"messages": [*TURNS[:2], SYSTEM, *TURNS[2:]]}, "messages out of turn"),
+        ({"messages": [SYSTEM, SYSTEM, *TURNS]}, "messages out of turn"),
+        ({"messages": [*TURNS, {"role": "tool", "content": "42"}]}, "a message of the role 'tool'"),
+        ({"messages": [{"role": 1, "content": "42"}]}, "a message of the role 1"),
+        ({"messages": ["Habari?", "Nzuri."]}, 'neither {"role", "content"} nor {"from", "value"} (str)'),
+        ({"messages": [{"text": "Habari?"}]}, 'neither {"role", "content"} nor {"from", "value"} (text)'),
+        ({"messages": "Habari?"}, "neither a list nor the JSON text of one"),
+        ({"messages": '{"role": "user"}'}, "messages that are no list (found: dict)"),
+        ({"messages": [{**TURNS[0], "content": ["Habari?"]}, TURNS[1]]}, "not text"),
+        ({"messages": [TURNS[0], {**TURNS[1], "content": None}]}, "empty prompt or response, or earlier message"),
+        ({"messages": [{**TURNS[0], "content": " "}, *TURNS[1:]]}, "empty prompt or response, or earlier message"),
+        ({"messages": json.dumps([{**TURNS[0], "content": "cut \ud83d"}, *TURNS[1:]])}, "not valid Unicode"),
+        ({"messages": [SYSTEM, *TURNS], "system": "Jibu."}, "a system text beside messages that begin with a system"),
+        ({"messages": TURNS, "system": 7}, "not text"),
+        ({"messages": None}, "missing column 'prompt', 'response'"),
+    ],
+)
+def test_messages_that_are_no_conversation_are_named(given: dict, problem: str) -> None:
+    table, problems, _ = table_of([GOOD, {"id": "b", "lang": "sw", **given}, {"id": "c", "lang": "sw", **given}])
+    assert table["id"].to_pylist() == ["a"]
+    [line] = problems.lines()
+    assert line.startswith("2 x ")
+    assert problem in line
+    assert line.endswith("f.jsonl, row 2; f.jsonl, row 3")
 
 
 @given(st.floats(0, 0.99), st.integers(0, 5), st.randoms(use_true_random=False))

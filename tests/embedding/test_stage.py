@@ -98,6 +98,26 @@ def test_what_is_fed(
     np.testing.assert_allclose([found[f"fr-{i}"]["vector"] for i in range(ROWS)], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_what_was_said_before_is_fed(ray_address: str, experiment: Path, tiny_llama: Path) -> None:
+    answered = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "yes"}]
+    told = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "ok"}, *answered[1:], *answered]
+    fed = {
+        "a": ({"messages": answered}, "<s><|user|>?<|assistant|>yes"),
+        "b": ({"messages": told}, "<s><|user|>be brief<|user|>ok<|assistant|>yes</s><|user|>?<|assistant|>yes"),
+        "c": ({"prompt": "?", "response": "yes", "system": "be brief"},
+              "<s><|user|>be brief<|user|>?<|assistant|>yes"),
+    }  # fmt: skip
+    rows = [{"id": f"{lang}-{name}", "lang": lang, **row} for name, (row, _) in fed.items() for lang in ("en", "fr")]
+    (experiment.parent / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {row["id"]: row["vector"] for row in run_to_vectors(experiment).read("vectors").to_pylist()}
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype="float32")
+    encoder = LastTokenEncoder(model, AutoTokenizer.from_pretrained(tiny_llama), max_tokens=400)
+    expected = encoder.encode([text for _, text in fed.values()])
+    for lang in ("en", "fr"):
+        np.testing.assert_allclose([found[f"{lang}-{name}"] for name in fed], expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(expected[:, None] - expected[None]).max(axis=2)[np.triu_indices(3, 1)].min() > 0.01
+
+
 def test_the_quality_of_the_vectors_is_reported(ray_address: str, experiment: Path) -> None:
     artifact = run_to_vectors(experiment)
     rows = artifact.read("vectors").to_pandas()

@@ -44,6 +44,8 @@ def experiment(tmp_path: Path, tiny_llama: Path) -> Path:
             for i in range(40):
                 said = " ".join(rng.choices(text.split() + list(text), k=rng.randint(2, 12)))
                 row = {"id": f"{lang}-{i}", "lang": lang, "prompt": f"{text} {i}?", "response": said, "task": "chat"}
+                if i % 2:
+                    row["system"] = text
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     content = {
         "storage": "store",
@@ -95,7 +97,7 @@ def test_every_row_is_scored_once_as_a_plain_computation_scores_it(
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     encoder = LastTokenEncoder(AutoModelForCausalLM.from_pretrained(tiny_llama, dtype="float32"), tokenizer)
     ids = scores["id"].to_pylist()
-    texts = [sample_text(tokenizer, rows[i]["prompt"], rows[i]["response"]) for i in ids]
+    texts = [sample_text(tokenizer, rows[i]["prompt"], rows[i]["response"], rows[i]["history"]) for i in ids]
     expected = sklearn_silhouette(encoder.encode(texts).astype(np.float64), scores["lang"].to_pylist())
     np.testing.assert_allclose(scores["separability"].to_numpy(), expected, atol=1e-5)
 

@@ -21,6 +21,11 @@ TEXTS = {
     "sw": ("Mji mkuu wa Tanzania ni upi?", "Mji mkuu wa Tanzania ni Dodoma."),
     "en": (HOSTILE, "The capital of Kenya is Nairobi."),
 }
+HISTORY = [
+    {"role": "system", "content": f"Answer plainly. {HOSTILE}"},
+    {"role": "user", "content": "Are you there?"},
+    {"role": "assistant", "content": "I am here."},
+]
 WIDTH = 12
 SHARD_ROWS = 150
 METRICS = ("acc", "acc_norm")
@@ -107,6 +112,7 @@ def _corpus(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
         "lang_raw": langs,
         "prompt": [prompt for prompt, _ in texts],
         "response": [response for _, response in texts],
+        "history": [json.dumps(HISTORY)] * len(langs),
         "task": tasks,
         "source": ["made"] * len(langs),
         "group": [None] * len(langs),

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from raysel.progress import Progress
 from raysel.store import Artifact, Store
-from tests.report.made_run import HOSTILE, STEPS, TEXTS, make_run, run_stage
+from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, make_run, run_stage
 
 MANY = (
     "af ar bg bn ca cs de el en es et eu fa fi fr gl ha he hi hr ht hu hy id it ja ka kk ko lt mk mr nl pl pt qu ro ru "
@@ -76,6 +76,13 @@ def test_whole_run_has_every_section(published, store, html):
     for artifact in published.values():
         assert artifact.fingerprint in text
         assert store.shown(artifact.address) in text
+
+
+def test_samples_are_shown_with_what_was_said_before(html):
+    text = " ".join(Page(html).texts)
+    for role, message in zip(("System", "User", "Assistant"), HISTORY, strict=True):
+        assert text.count(f"{role}, before the prompt") == 2
+        assert text.count(message["content"]) == 2
 
 
 def test_texts_of_others_are_never_markup(html):

@@ -33,9 +33,18 @@ WORDS = TEXTS[0].split() + TEXTS[1].split() + TEXTS[2].split()
 
 
 def write_corpus(
-    store: Store, rows: int, *, seed: int = 0, words: tuple[int, int] = (3, 20), heldout: int = 0
+    store: Store,
+    rows: int,
+    *,
+    seed: int = 0,
+    words: tuple[int, int] = (3, 20),
+    heldout: int = 0,
+    history: str | None = None,
 ) -> Artifact:
-    """A published corpus of `rows` short samples in three languages, in two shards, and so many held-out samples."""
+    """A published corpus of `rows` short samples in three languages, in two shards, and so many held-out samples.
+
+    `history` comes before half of the samples.
+    """
     draw = np.random.default_rng(seed)
     text = lambda: " ".join(draw.choice(WORDS, draw.integers(*words)))  # noqa: E731
     samples = [
@@ -45,6 +54,7 @@ def write_corpus(
             "lang_raw": "x",
             "prompt": text(),
             "response": text(),
+            "history": history if i % 4 < 2 else None,
             "task": None,
             "source": "test",
             "group": None,

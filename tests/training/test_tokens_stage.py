@@ -1,12 +1,13 @@
 """Stage `tokens` on Ray."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raysel.models.loading import load_tokenizer
-from raysel.models.templates import end_of_turn
+from raysel.models.templates import end_of_turn, prompt_text, sample_text
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, Store
 from raysel.training import tokens_stage
@@ -14,6 +15,14 @@ from raysel.training.examples import IGNORED
 from raysel.training.settings import TokenSettings
 from raysel.training.tokens_stage import TokenError
 from tests.training.runs import write_corpus, write_order
+
+HISTORY = json.dumps(
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Bonjour ?"},
+        {"role": "assistant", "content": "Oui."},
+    ]
+)
 
 
 def run_stage(
@@ -25,7 +34,7 @@ def run_stage(
 
 
 def test_every_ordered_sample_is_in_its_row(cluster, progress, store: Store, tiny_llama: Path) -> None:
-    corpus = write_corpus(store, 30)
+    corpus = write_corpus(store, 30, history=HISTORY)
     ids = [f"s{i:03d}" for i in range(0, 30, 2)][::-1]
     order = write_order(store, ids)
     data = TokenSettings(max_tokens=256, batch_samples=4, epochs=3)
@@ -46,6 +55,8 @@ def test_every_ordered_sample_is_in_its_row(cluster, progress, store: Store, tin
             sample = texts[name]
             closing = end_of_turn(tokenizer)
             assert tokenizer.decode([i for i in labels if i != IGNORED]) == sample["response"] + closing
+            context = [i for i, label in zip(row["input_ids"][start:], labels, strict=False) if label == IGNORED]
+            assert tokenizer.decode(context) == prompt_text(tokenizer, sample["prompt"], sample["history"])
             start += length
         assert start == len(row["input_ids"]) <= 256
     assert output.summary["steps"] == 12
@@ -89,8 +100,8 @@ def test_cut_and_left_out_samples_are_counted_and_named(cluster, progress, store
 
 
 def test_held_out_samples_are_chosen_by_their_ids_alone(cluster, progress, store: Store, tiny_llama: Path) -> None:
-    corpus = write_corpus(store, 12, heldout=30)
-    data = TokenSettings(max_tokens=256, heldout_samples=4)
+    corpus = write_corpus(store, 12, heldout=30, history=HISTORY)
+    data = TokenSettings(max_tokens=512, heldout_samples=4)
     chosen = []
     for name, ids in (("a", ["s000"]), ("b", ["s001", "s002", "s003"])):
         attempt = store.attempt("tokens", name)
@@ -101,6 +112,12 @@ def test_held_out_samples_are_chosen_by_their_ids_alone(cluster, progress, store
     assert chosen[0] == chosen[1]
     assert sorted(lang for lang, _ in chosen[0]) == ["en"] * 4 + ["fr"] * 4 + ["ru"] * 4
     assert {name for _, name in chosen[0]} <= {f"s{i:03d}" for i in range(12, 42)}
+    tokenizer = load_tokenizer(tiny_llama, "chatml")
+    texts = {row["id"]: row for row in corpus.read("heldout").to_pylist()}
+    for row in rows:
+        whole = [texts[name] for name in row["ids"]]
+        said = (sample_text(tokenizer, sample["prompt"], sample["response"], sample["history"]) for sample in whole)
+        assert tokenizer.decode(row["input_ids"]) == "".join(text + end_of_turn(tokenizer) for text in said)
 
 
 def test_what_cannot_be_tokenised_is_refused(cluster, progress, store: Store, tiny_llama: Path) -> None:
