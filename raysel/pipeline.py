@@ -25,7 +25,7 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 # stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
 STAGES: dict[str, tuple[int, str]] = {
     "corpus": (2, "raysel.corpus.stage:run"),
-    "base_model": (2, "raysel.training.base_model_stage:run"),
+    "base_model": (3, "raysel.training.base_model_stage:run"),
     "quota": (1, "raysel.mixture.quota_stage:run"),
     "vectors": (4, "raysel.embedding.stage:run"),
     "sums": (2, "raysel.separability.sums_stage:run"),
@@ -33,10 +33,10 @@ STAGES: dict[str, tuple[int, str]] = {
     "pool": (2, "raysel.separability.pool_stage:run"),
     "subset": (1, "raysel.selection.stage:run"),
     "order": (1, "raysel.mixture.order_stage:run"),
-    "tokens": (2, "raysel.training.tokens_stage:run"),
-    "model": (2, "raysel.training.model_stage:run"),
+    "tokens": (3, "raysel.training.tokens_stage:run"),
+    "model": (3, "raysel.training.model_stage:run"),
     "results": (1, "raysel.evaluation.stage:run"),
-    "report": (3, "raysel.report.stage:run"),
+    "report": (4, "raysel.report.stage:run"),
 }
 VERSIONED = ("ray", "torch", "transformers", "deepspeed", "peft", "lm-eval", "scikit-learn", "pyarrow", "numpy")
 
@@ -71,6 +71,10 @@ class Step:
     @cached_property
     def fingerprint(self) -> str:
         return digest(self.record())
+
+    @property
+    def address(self) -> str:
+        return f"{self.stage}/{self.fingerprint}"
 
     def record(self) -> dict[str, Any]:
         """What the fingerprint hashes, and what a later run is compared with."""
@@ -174,7 +178,15 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         more_inputs=base,
         leaves=leaf,
     )
-    add("model", "model", {"training": experiment.training, **trained}, "tokens", more_inputs=base, leaves=leaf)
+    add(
+        "model",
+        "model",
+        {"training": experiment.training, **trained},
+        "tokens",
+        more_inputs=base,
+        leaves=leaf,
+        execution={"model": model},
+    )
     if experiment.evaluation.tasks is not None:
         check(experiment.evaluation)
         tasks = Leaf(experiment.evaluation.tasks, _digests(store, task_files(experiment.evaluation)))
@@ -305,7 +317,7 @@ def execute(
     progress: Any,
 ) -> Artifact:
     """Run one step under its lease and publish its artifact; where somebody else published meanwhile, give theirs."""
-    key = f"{store.uri}/{step.stage}/{step.fingerprint}"
+    key = f"{store.uri}/{step.address}"
     with cluster.lease(key, on_wait=lambda: progress.note("another run computes this now: waiting for it")):
         published = store.artifact(step.stage, step.fingerprint)
         if published is not None:
@@ -326,7 +338,7 @@ def execute(
             artifact = attempt.publish(
                 output.records,
                 settings=counted(dict(step.settings)),
-                inputs={name: before.fingerprint for name, before in step.inputs.items()}
+                inputs={name: before.address for name, before in step.inputs.items()}
                 | {name: leaf.fingerprint for name, leaf in step.leaves.items()},
                 version=step.version,
                 summary=output.summary,

@@ -19,6 +19,7 @@ from raysel.progress import Tracker
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.loop import Outcome, Training
+from raysel.training.model_card import ModelCard, card_text
 
 POLL_SECONDS = 0.5
 START_FAILURES = 5
@@ -42,7 +43,7 @@ class Workers:
 @dataclass(frozen=True)
 class Job:
     """All that a worker needs: `model` is a local folder, or an artifact with the model in table `model_table`;
-    what comes out is written as table `table`."""
+    what comes out is written as table `table`, with a README.md where there is a `card`."""
 
     training: Training
     model: Artifact | str
@@ -50,6 +51,7 @@ class Job:
     template: str
     table: str
     workers: Workers
+    card: ModelCard | None = None
 
 
 def train(run: StageRun, training: Training, model: Artifact | str, **tables: Any) -> StageOutput:
@@ -162,10 +164,6 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
 def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
     """Write what was trained and, last, the log."""
     attempt, settings, log = job.training.attempt, job.training.settings, outcome.log
-    records = attempt.write_folder(job.table, export)
-    if outcome.heldout:
-        losses = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in outcome.heldout)
-        records = [*records, attempt.write_file("heldout_loss", 0, "heldout_loss.jsonl", losses.encode())]
     result = {
         "steps": job.training.tokens.summary["steps"],
         "first_loss": log[0]["loss"],
@@ -179,6 +177,12 @@ def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
         "resumed_from": outcome.resumed_from,
         "heldout_loss": [outcome.heldout[at]["loss"] for at in (0, -1)] if outcome.heldout else None,
     }
+    if job.card is not None:
+        (export / "README.md").write_text(card_text(job.card, result, outcome.heldout), encoding="utf-8")
+    records = attempt.write_folder(job.table, export)
+    if outcome.heldout:
+        losses = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in outcome.heldout)
+        records = [*records, attempt.write_file("heldout_loss", 0, "heldout_loss.jsonl", losses.encode())]
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log)
     summary = {"records": [asdict(record) for record in records], "result": result}
     return attempt.write_file("log", 0, "log.jsonl", lines.encode(), summary=summary)

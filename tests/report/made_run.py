@@ -41,7 +41,7 @@ class Made:
         self.published[name] = attempt.publish(
             records,
             settings={"seed": self.seed, "section": {"key": HOSTILE, "unset": None}},
-            inputs={before: artifact.fingerprint for before, artifact in self.published.items()},
+            inputs={before: artifact.address for before, artifact in self.published.items()},
             version=1,
             summary=summary,
             versions={"python": "3.11"},
