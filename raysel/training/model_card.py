@@ -11,8 +11,8 @@ import yaml
 from raysel import __version__
 from raysel.settings import flat
 
-# What neither Markdown nor HTML can take for markup; an underscore within a word is one of them.
-NOT_PLAIN = re.compile(r"[^\w ./,=+%-]|(?<![^\W_])_|_(?![^\W_])")
+# What Markdown or HTML could take for markup; an underscore within a word and a colon in a time of day are none.
+NOT_PLAIN = re.compile(r"[^\w ./,;:=+%-]|(?<![^\W_])_|_(?![^\W_])|(?<!\d):|:(?!\d)")
 LONGEST_VALUE = 80
 THIS_FOLDER = '"path/to/this/folder"'
 STEPS_TEXT = """\
@@ -54,6 +54,9 @@ def card_text(card: ModelCard, result: Mapping[str, Any], heldout: Sequence[Mapp
     """
     lora = result["method"] == "lora"
     tokens = card.tokens
+    settings = {
+        key: value for key, value in flat(card.settings).items() if lora or not key.startswith("training.lora.")
+    }
     return "\n".join(
         [
             _front_matter(card, lora=lora),
@@ -76,7 +79,7 @@ def card_text(card: ModelCard, result: Mapping[str, Any], heldout: Sequence[Mapp
             _languages(card, heldout),
             "## Settings of the training",
             "",
-            _table(["setting", "value"], [[key, _value(value)] for key, value in flat(card.settings).items()]),
+            _table(["setting", "value"], [[key, _value(value)] for key, value in settings.items()]),
             "## Lineage",
             "",
             STEPS_TEXT,

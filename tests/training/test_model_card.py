@@ -34,7 +34,7 @@ def card(**more: Any) -> ModelCard:
         "fingerprint": "f" * 24,
         "base": "some/model",
         "revision": None,
-        "settings": {"training": {"zero": 2, "deepspeed": None, "learning_rate": 2e-4}, "seed": 7,
+        "settings": {"training": {"zero": 2, "lora": {"rank": 8}, "deepspeed": None, "learning_rate": 2e-4}, "seed": 7,
                      "trust_remote_code": False},
         "tokens": {"samples": 4321, "tokens": 99_000, "trained_tokens": 40_000, "langs": ["no", "sw"],
                    "samples_by_lang": {"no": 4000, "sw": 321},
@@ -99,6 +99,7 @@ def test_the_card_says_what_was_trained() -> None:
         ["held-out samples", "3.0000", "2.0000"],
         ["no", "4,000", "38,000", "3.2500", "2.2500"],
         ["training.learning_rate", "0.0002"],
+        ["training.lora.rank", "8"],
         ["corpus", "c" * 24, "1" * 64, "2026-01-01T00:00:00+00:00", f"corpus, content {'a' * 24}"],
         ["pool", "d" * 24, "2" * 64, "2026-01-02T00:00:00+00:00", f"scores/{'e' * 24}"],
         ["pool", "preselect.rho", "0.4"],
@@ -111,6 +112,7 @@ def test_a_whole_model_without_held_out_samples() -> None:
     text = card_text(card(base="folder"), {**RESULT, "method": "full"}, [])
     assert front_matter(text)["library_name"] == "transformers"
     assert "held-out" not in text
+    assert "lora" not in text
     assert "peft" not in text
 
 
