@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from raysel.cluster import Cluster
 from raysel.models.loading import load_causal_lm, load_tokenizer
+from raysel.models.settings import ModelSettings
 from raysel.progress import Progress
 from raysel.stage import StageRun
 from raysel.store import Artifact, Store
@@ -119,7 +120,8 @@ class Bench:
             checkpoint_steps=10_000,
         )
         attempt = self.store.attempt("model", f"run-{self.runs}")
-        given = {"training": settings, "seed": 0, "trust_remote_code": False}
+        named = ModelSettings(path=str(self.model))
+        given = {"training": settings, "seed": 0, "trust_remote_code": False, "model": named}
         progress = Progress(Console(quiet=True), "model")
         run = StageRun(given, {"tokens": tokens}, {"model": str(self.model)}, attempt, self.cluster, progress)
         output = model_stage.run(run)

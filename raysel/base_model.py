@@ -31,7 +31,7 @@ def make_base_model(corpus: str, out_dir: Path, overrides: Sequence[str] = ()) -
     step = expand(experiment, store, "base_model")[-1]
     artifact = store.artifact(step.stage, step.fingerprint)
     if artifact is None:
-        raise FileNotFoundError(f"{step.stage}/{step.fingerprint} was published and is gone")
+        raise FileNotFoundError(f"{step.address} was published and is gone")
     with TemporaryDirectory() as scratch:
         folder = artifact.local_folder("model", Path(scratch))
         shards = artifact.shards("model")

@@ -72,6 +72,10 @@ class Step:
     def fingerprint(self) -> str:
         return digest(self.record())
 
+    @property
+    def address(self) -> str:
+        return f"{self.stage}/{self.fingerprint}"
+
     def record(self) -> dict[str, Any]:
         """What the fingerprint hashes, and what a later run is compared with."""
         return {
@@ -174,7 +178,15 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         more_inputs=base,
         leaves=leaf,
     )
-    add("model", "model", {"training": experiment.training, **trained}, "tokens", more_inputs=base, leaves=leaf)
+    add(
+        "model",
+        "model",
+        {"training": experiment.training, **trained},
+        "tokens",
+        more_inputs=base,
+        leaves=leaf,
+        execution={"model": model},
+    )
     if experiment.evaluation.tasks is not None:
         check(experiment.evaluation)
         tasks = Leaf(experiment.evaluation.tasks, _digests(store, task_files(experiment.evaluation)))
@@ -305,7 +317,7 @@ def execute(
     progress: Any,
 ) -> Artifact:
     """Run one step under its lease and publish its artifact; where somebody else published meanwhile, give theirs."""
-    key = f"{store.uri}/{step.stage}/{step.fingerprint}"
+    key = f"{store.uri}/{step.address}"
     with cluster.lease(key, on_wait=lambda: progress.note("another run computes this now: waiting for it")):
         published = store.artifact(step.stage, step.fingerprint)
         if published is not None:
@@ -326,7 +338,7 @@ def execute(
             artifact = attempt.publish(
                 output.records,
                 settings=counted(dict(step.settings)),
-                inputs={name: before.fingerprint for name, before in step.inputs.items()}
+                inputs={name: before.address for name, before in step.inputs.items()}
                 | {name: leaf.fingerprint for name, leaf in step.leaves.items()},
                 version=step.version,
                 summary=output.summary,

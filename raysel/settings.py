@@ -35,6 +35,16 @@ def counted(value: Any) -> Any:
     return value
 
 
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; what is not set is left out."""
+    if isinstance(value, dict) and value:
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            found |= flat(item, f"{prefix}.{key}".lstrip("."))
+        return found
+    return {} if value is None or value in ({}, []) else {prefix: value}
+
+
 def is_execution(field: Any) -> bool:
     extra = field.json_schema_extra
     return isinstance(extra, dict) and bool(extra.get("execution"))

@@ -32,7 +32,7 @@ from pyarrow import fs
 from raysel import __version__, tables
 from raysel.storage import Storage, open_filesystem
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MARKER = ".done"
 REQUESTS_AT_ONCE = 16  # an object store answers one small read in 20 to 50 ms, however many are under way
 SETTLED_NS = 2_000_000_000  # the coarsest clock of a common file system (FAT, some NFS servers) ticks every 2 s
@@ -103,6 +103,31 @@ class Artifact:
     @property
     def summary(self) -> dict[str, Any]:
         return self.manifest["summary"]
+
+    def manifest_digest(self) -> str:
+        """SHA-256 of `manifest.json` as it lies in the store; it lists the SHA-256 of every other file."""
+        return hashlib.sha256(self.store.read_bytes(f"{self.address}/manifest.json")).hexdigest()
+
+    def lineage(self) -> "list[Artifact]":
+        """All the artifacts that this one descends from, each after its own inputs. `FileNotFoundError` if one is gone.
+
+        An input that is an artifact is in the manifest as its address; a user's file or model is a hash of its content.
+        """
+        found: dict[str, Artifact] = {}
+
+        def visit(artifact: Artifact) -> None:
+            for address in artifact.manifest["inputs"].values():
+                if "/" in address and address not in found:
+                    before = self.store.artifact(*address.split("/"))
+                    if before is None:
+                        raise FileNotFoundError(
+                            f"{self.store.shown(address)}, of which {artifact.address} is made, is gone"
+                        )
+                    visit(before)
+                    found[address] = before
+
+        visit(self)
+        return list(found.values())
 
     def shards(self, table: str) -> list[ShardRecord]:
         """The files of `table`, in shard order."""

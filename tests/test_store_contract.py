@@ -1,5 +1,6 @@
 """The attempt protocol under kills, races and zombies, over real processes, on local disk and on S3."""
 
+import hashlib
 import json
 import signal
 import threading
@@ -272,7 +273,26 @@ def test_the_manifest_says_what_was_made_of_what(store: Store) -> None:
     assert manifest["versions"]["torch"] == "2"
     assert "raysel" in manifest["versions"]
     assert manifest["wall_seconds"] >= 0
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
+
+
+def publish_as(store: Store, stage: str, **inputs: str) -> Artifact:
+    return store.attempt(stage, "f").publish([], settings={}, inputs=inputs, version=1, summary={})
+
+
+def test_lineage_goes_from_an_artifact_to_all_it_descends_from(store: Store) -> None:
+    corpus = publish_as(store, "corpus", files="0123abcd")
+    vectors = publish_as(store, "vectors", corpus=corpus.address, model="4567cdef")
+    scores = publish_as(store, "scores", vectors=vectors.address)
+    publish_as(store, "pool", scores=scores.address)
+    order = publish_as(store, "order", scores=scores.address, corpus=corpus.address)
+    assert corpus.lineage() == []
+    assert order.lineage() == [corpus, vectors, scores]
+    content = store.read_bytes("scores/f/manifest.json")
+    assert scores.manifest_digest() == hashlib.sha256(content).hexdigest()
+    store.delete_folder("vectors/f")
+    with pytest.raises(FileNotFoundError, match=r"vectors/f, of which scores/f is made, is gone"):
+        order.lineage()
 
 
 def test_an_artifact_of_several_tables_and_arrays(store: Store) -> None:

@@ -1,11 +1,14 @@
 """Figures of a course: the curriculum along the order of training, the loss along the steps."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from raysel.report.curriculum import Curriculum
-from raysel.report.formats import language_name, scientific
+from raysel.report.formats import language_name, scientific, shorten
+from raysel.report.heldout_loss import HeldoutLoss
 from raysel.report.palette import CATEGORICAL, LIGHT
 from raysel.report.svg import drawing, inline, place
 from raysel.report.training_log import TrainingLog
@@ -14,6 +17,11 @@ WIDTH = 520
 LEFT, RIGHT = 52, 14
 # With more languages than this, the smaller ones are drawn as one area.
 NAMED_SHARES = 7
+# Of more languages than this, as many lines are named, half of them the highest, half the lowest.
+NAMED_LINES = 8
+COURSE_HEIGHT, COURSE_TOP, COURSE_BOTTOM = 330, 10, 42
+# Room for the names at the right: of one name across, from one to the next down.
+NAMES, NAME_PIXELS, NAME_CHARACTERS = 128, 15, 18
 
 
 def separability_course(curriculum: Curriculum) -> Markup:
@@ -78,6 +86,50 @@ def loss_course(log: TrainingLog) -> Markup:
             if len(log.steps) > 1:
                 panel.set_xlim(log.steps[0], log.steps[-1])
         return inline(figure, "loss", "Training loss and learning rate of every step")
+
+
+def heldout_course(heldout: HeldoutLoss) -> Markup:
+    """The held-out loss of each language and, strong, of all; those that end highest and lowest are named."""
+    end = {lang: float(of[-1]) for lang, of in heldout.by_lang.items() if np.isfinite(of[-1])}
+    ranked = sorted(end, key=lambda lang: (end[lang], lang))
+    named = ranked if len(ranked) <= NAMED_LINES else [*ranked[: NAMED_LINES // 2], *ranked[-NAMED_LINES // 2 :]]
+    colour = dict(zip(named, CATEGORICAL, strict=False))
+    with drawing(WIDTH, COURSE_HEIGHT) as figure:
+        axes = place(figure, LEFT, COURSE_TOP, NAMES, COURSE_BOTTOM)
+        axes.grid(axis="y", color=LIGHT["grid"])
+        for lang, losses in heldout.by_lang.items():
+            line = axes.plot(heldout.steps, losses, color=colour.get(lang, LIGHT["all"]), linewidth=1)[0]
+            line.set_zorder(3 if lang in colour else 2)
+        axes.plot(heldout.steps, heldout.loss, "o-", color=LIGHT["ink"], linewidth=2.6, markersize=4, zorder=4)
+        axes.set_xlim(heldout.steps[0], heldout.steps[-1])
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("steps done")
+        axes.set_ylabel("held-out loss")
+        low, high = axes.get_ylim()
+        pixels = (high - low) / (COURSE_HEIGHT - COURSE_TOP - COURSE_BOTTOM)
+        lines = [(float(heldout.loss[-1]), "all languages", LIGHT["ink"])]
+        lines += [(end[lang], shorten(language_name(lang), NAME_CHARACTERS), colour[lang]) for lang in named]
+        lines.sort()
+        places = stacked([value for value, _, _ in lines], NAME_PIXELS * pixels, low, high)
+        across = axes.get_yaxis_transform()
+        for at, (value, name, shade) in zip(places, lines, strict=True):
+            axes.plot([1.005, 1.03], [value, at], color=shade, linewidth=0.8, transform=across, clip_on=False)
+            weight = "bold" if shade == LIGHT["ink"] else "normal"
+            axes.text(1.04, at, name, color=shade, va="center", fontsize=11, weight=weight, transform=across)
+        return inline(figure, "heldout", "Loss of the held-out samples of each language over the steps")
+
+
+def stacked(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Rising `values`, pushed up until they are `gap` apart, and back down where they would pass `high`."""
+    places: list[float] = []
+    for value in values:
+        places.append(max(value, places[-1] + gap) if places else max(value, low))
+    ceiling = max(high, low + gap * (len(places) - 1))
+    for at in range(len(places) - 1, -1, -1):
+        places[at] = min(places[at], ceiling)
+        ceiling = places[at] - gap
+    return places
 
 
 def _percent_of_order(curriculum: Curriculum) -> np.ndarray:

@@ -6,6 +6,7 @@ from raysel.report.comparison import Comparison
 from raysel.report.curriculum import Curriculum
 from raysel.report.diagnostics import Diagnostics
 from raysel.report.examples import EndSample, Example
+from raysel.report.heldout_loss import HeldoutLoss
 from raysel.report.projection import VectorMap
 from raysel.report.provenance import Published
 from raysel.report.score_summary import ScoreSummary
@@ -34,6 +35,7 @@ class Findings:
     quota_binding: bool = False
     curriculum: Curriculum | None = None
     log: TrainingLog | None = None
+    heldout_loss: HeldoutLoss | None = None
     comparison: Comparison | None = None
     examples: list[Example] = field(default_factory=list)
 

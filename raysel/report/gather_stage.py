@@ -13,11 +13,12 @@ from raysel.report.curriculum import Curriculum, cut
 from raysel.report.diagnostics_stage import read_diagnostics
 from raysel.report.examples_stage import both_ends, draw_examples
 from raysel.report.findings import Findings
+from raysel.report.heldout_loss import read_heldout
 from raysel.report.projection import VectorMap, choose_rows, project
 from raysel.report.provenance import Published
 from raysel.report.score_summary import ScoreSummary
 from raysel.report.settings import ReportSettings
-from raysel.report.training_log import TrainingLog, read_log
+from raysel.report.training_log import read_log
 from raysel.store import Artifact
 
 MAP_NEEDS_SAMPLES = 3
@@ -42,7 +43,8 @@ def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: in
         chosen=_chosen(inputs),
         quota_binding="quota" in inputs and bool(inputs["quota"].summary.get("binding")),
         curriculum=read_curriculum(order, scores) if order and scores else None,
-        log=_log(inputs.get("model")),
+        log=read_log(_lines(inputs.get("model"), "log")),
+        heldout_loss=read_heldout(_lines(inputs.get("model"), "heldout_loss")),
         comparison=_comparison(results, seed) if results else None,
         examples=draw_examples(results, settings.examples, seed=seed),
     )
@@ -136,11 +138,11 @@ def _sum_by_language(artifact: Artifact, table: str, column: str | None = None) 
     return dict(sorted(totals.items()))
 
 
-def _log(model: Artifact | None) -> TrainingLog | None:
-    shards = model.shards("log") if model is not None else []
-    if model is None or not shards:
-        return None
-    return read_log("".join(model.store.read_bytes(f"{model.address}/{shard.path}").decode() for shard in shards))
+def _lines(model: Artifact | None, table: str) -> str:
+    """The JSON lines of a table of the model; empty where there is none."""
+    if model is None:
+        return ""
+    return "".join(model.store.read_bytes(f"{model.address}/{shard.path}").decode() for shard in model.shards(table))
 
 
 def _comparison(results: Mapping[str, Artifact], seed: int) -> Comparison | None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from raysel import __version__
 from raysel.report import formats, provenance
 from raysel.report.comparison import Comparison
-from raysel.report.course_figures import language_course, loss_course, separability_course
+from raysel.report.course_figures import NAMED_LINES, heldout_course, language_course, loss_course, separability_course
 from raysel.report.differences import Interval
 from raysel.report.findings import Findings
 from raysel.report.map_figure import draw_map
@@ -50,6 +50,7 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "light": css_variables(LIGHT),
         "dark": css_variables(DARK),
         "open_rows": OPEN_ROWS,
+        "named_lines": NAMED_LINES,
         "findings": findings,
         "model": model_name(experiment),
         "warnings": provenance.warnings(findings.published),
@@ -171,6 +172,8 @@ def figures(findings: Findings) -> dict[str, Any]:
                 description="Training loss of each language over the first and the last fifth of the steps",
                 digits=2,
             )
+    if findings.heldout_loss is not None:
+        drawn["heldout"] = heldout_course(findings.heldout_loss)
     if findings.comparison is not None:
         drawn["results"] = _results(findings.comparison)
     return drawn

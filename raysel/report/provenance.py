@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from raysel.report.formats import without_secrets
+from raysel.settings import flat
 
 MADE_OF_ROWS = ".parquet"
 
@@ -99,7 +100,7 @@ def _step(published: Published) -> Step:
         fingerprint=manifest["fingerprint"],
         published=manifest["published"],
         wall_seconds=manifest["wall_seconds"],
-        settings=_flat("", without_secrets(manifest["settings"])),
+        settings=flat(without_secrets(manifest["settings"])),
         inputs=manifest["inputs"],
         tables=[_table(published, table) for table in manifest["rows"]],
         address=published.shown(published.address),
@@ -116,13 +117,3 @@ def _table(published: Published, name: str) -> StoredTable:
         places[published.shown(str(path))] = None
     size = sum(entry["bytes"] for entry in files)
     return StoredTable(name, published.manifest["rows"][name], len(files), size, list(places))
-
-
-def _flat(prefix: str, value: Any) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; what is not set is left out."""
-    if isinstance(value, dict) and value:
-        found: dict[str, Any] = {}
-        for key, item in value.items():
-            found |= _flat(f"{prefix}.{key}".lstrip("."), item)
-        return found
-    return {} if value is None or value in ({}, []) else {prefix: value}

@@ -102,19 +102,22 @@ def write_token_shard(
     """Join the order's samples of shard `index` with their texts, tokenise, pack and write them.
 
     starts: as `shard_starts` gives them.
-    The shard's summary counts `steps`, `samples`, `tokens`, `trained_tokens`, `truncated` (per language) and
-    `untrained` (samples left out since no token of them would be learned), and names a few of the latter.
+    The shard's summary counts `tokens`, `samples` and `trained_tokens` (both by language too), `truncated` (the same)
+    and `untrained` (samples left out since no token of them would be learned), and names a few of the latter.
     """
     first, first_step = int(starts[0]), index * plan["steps_per_shard"]
     planned = _ordered(order, np.arange(first, starts[-1]))
     texts = _texts(corpus, {name for name, _, _ in planned})
-    samples, untrained, truncated = [], [], Counter[str]()
+    samples, untrained = [], []
+    counts, trained_tokens, truncated = Counter[str](), Counter[str](), Counter[str]()
     for position, (name, task, level) in enumerate(planned, start=first):
         lang = texts[name]["lang"]
         example = _example(tokenizer, texts[name], data, learn_prompt=learn_prompt)
         truncated[lang] += example.truncated
         if example.trained_tokens:
             samples.append(Sample(position, name, lang, task, level, example))
+            counts[lang] += 1
+            trained_tokens[lang] += example.trained_tokens
         else:
             untrained.append(name)
     rows = pack(samples, starts, data.max_tokens, packing=packing, first_step=first_step)
@@ -123,11 +126,12 @@ def write_token_shard(
         "last_step": first_step + len(starts) - 2,
         "samples": len(samples),
         "tokens": sum(len(sample.example.input_ids) for sample in samples),
-        "trained_tokens": sum(sample.example.trained_tokens for sample in samples),
+        "trained_tokens": trained_tokens.total(),
+        "samples_by_lang": dict(sorted(counts.items())),
+        "trained_tokens_by_lang": dict(sorted(trained_tokens.items())),
         "truncated": {lang: count for lang, count in sorted(truncated.items()) if count},
         "untrained": len(untrained),
         "untrained_ids": untrained[:NAMED_IDS],
-        "langs": sorted({sample.lang for sample in samples}),
     }
     return attempt.write_table("tokens", index, rows, plan=plan, summary=summary)
 
@@ -198,7 +202,10 @@ def pack(samples: list[Sample], starts: np.ndarray, max_tokens: int, *, packing:
 def summarize(records: list[ShardRecord], steps: int, data: TokenSettings) -> dict[str, Any]:
     """The artifact's summary from its shards' ones; `row_fill` is the share of the rows' max_tokens places in use."""
     parts = [record.summary for record in records]
-    truncated = sum((Counter(part["truncated"]) for part in parts), Counter[str]())
+    by_lang = {
+        name: sum((Counter(part[name]) for part in parts), Counter[str]())
+        for name in ("samples_by_lang", "trained_tokens_by_lang", "truncated")
+    }
     rows, tokens = sum(record.rows for record in records), sum(part["tokens"] for part in parts)
     return {
         "steps": steps,
@@ -207,10 +214,10 @@ def summarize(records: list[ShardRecord], steps: int, data: TokenSettings) -> di
         "tokens": tokens,
         "trained_tokens": sum(part["trained_tokens"] for part in parts),
         "row_fill": round(tokens / (rows * data.max_tokens), 4) if rows else 0.0,
-        "truncated": dict(sorted(truncated.items())),
+        **{name: dict(sorted(counts.items())) for name, counts in by_lang.items()},
         "untrained": sum(part["untrained"] for part in parts),
         "untrained_ids": [name for part in parts for name in part["untrained_ids"]][:NAMED_IDS],
-        "langs": sorted({lang for part in parts for lang in part["langs"]}),
+        "langs": sorted(by_lang["samples_by_lang"]),
     }
 
 

@@ -20,6 +20,7 @@ from raysel.progress import Tracker
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.loop import Outcome, Training
+from raysel.training.model_card import ModelCard, card_text
 from raysel.training.trackers import ExperimentTracker, open_trackers, scalars_of
 
 POLL_SECONDS = 0.5
@@ -44,7 +45,7 @@ class Workers:
 @dataclass(frozen=True)
 class Job:
     """All that a worker needs: `model` is a local folder, or an artifact with the model in table `model_table`;
-    what comes out is written as table `table`."""
+    what comes out is written as table `table`, with a README.md where there is a `card`."""
 
     training: Training
     model: Artifact | str
@@ -52,13 +53,14 @@ class Job:
     template: str
     table: str
     workers: Workers
+    card: ModelCard | None = None
 
 
 def train(run: StageRun, training: Training, model: Artifact | str, **tables: Any) -> StageOutput:
     """Train, and write the result and the step metrics (table `log`, `log.jsonl`). `tables`: the other fields of `Job`.
 
     The summary has steps, first_loss, last_loss (null where that step was skipped), skipped (steps), tokens_per_second,
-    share_of_machine_rate and memory_gb (the most of a worker), workers, zero, method, resumed_from (a step, or null
+    share_of_machine_rate and memory_gb (the most of a worker), workers, zero, method, merged (adapters), resumed_from (a step, or null
     where nothing had been trained before), heldout_loss (before and after, or null where nothing is held out) and
     exported (after how many steps the weights are).
     """
@@ -169,10 +171,6 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
 def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
     """Write what was trained and, last, the log."""
     attempt, settings, log = job.training.attempt, job.training.settings, outcome.log
-    records = attempt.write_folder(job.table, export)
-    if outcome.heldout:
-        losses = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in outcome.heldout)
-        records = [*records, attempt.write_file("heldout_loss", 0, "heldout_loss.jsonl", losses.encode())]
     result = {
         "steps": job.training.tokens.summary["steps"],
         "first_loss": log[0]["loss"],
@@ -184,10 +182,17 @@ def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
         "workers": job.workers.number,
         "zero": settings.zero,
         "method": settings.method,
+        "merged": settings.method == "lora" and settings.lora.merge,
         "resumed_from": outcome.resumed_from,
         "heldout_loss": [outcome.heldout[at]["loss"] for at in (0, -1)] if outcome.heldout else None,
         "exported": outcome.exported,
     }
+    if job.card is not None:
+        (export / "README.md").write_text(card_text(job.card, result, outcome.heldout), encoding="utf-8")
+    records = attempt.write_folder(job.table, export)
+    if outcome.heldout:
+        losses = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in outcome.heldout)
+        records = [*records, attempt.write_file("heldout_loss", 0, "heldout_loss.jsonl", losses.encode())]
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log)
     summary = {"records": [asdict(record) for record in records], "result": result}
     return attempt.write_file("log", 0, "log.jsonl", lines.encode(), summary=summary)

@@ -1,7 +1,9 @@
 """The whole line for real, from the demo's corpus to its report: run, run again, changed, killed in every stage."""
 
+import hashlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -78,6 +80,7 @@ def test_run_again_and_changed(ray_address: str, experiment: Path) -> None:
     first = finished_stages(store)
     assert set(first.values()) == {1}
     assert {"base_model", "model", "results_base", "results_tuned", "report"} <= set(first)
+    check_model_card(artifacts(experiment))
 
     assert "everything is reused" in run(experiment)
     assert finished_stages(store) == first
@@ -85,6 +88,27 @@ def test_run_again_and_changed(ray_address: str, experiment: Path) -> None:
     run(experiment, "preselect.rho=0.6")
     again = finished_stages(store) - first
     assert set(again) == {"pool", "subset", "order", "tokens", "model", "results_tuned", "report"}
+
+
+def check_model_card(made: dict[str, Artifact]) -> None:
+    """The card names the languages, and of every step that the model descends from the manifest in the store."""
+    model = made["model"]
+    card = (model.local_folder("model", Path("/nowhere")) / "README.md").read_text(encoding="utf-8")
+    facts = yaml.safe_load(card.split("---\n")[1])
+    assert (facts["base_model"], facts["language"]) == (made["base_model"].address, ["en", "sw", "th"])
+    before = [artifact for name, artifact in made.items() if name not in ("model", "report") and "results" not in name]
+    assert {artifact.address for artifact in model.lineage()} == {artifact.address for artifact in before}
+    named = re.findall(r"^\| (\w+) \| ([0-9a-f]{24}) \| ([0-9a-f]{64}) \|", card, flags=re.MULTILINE)
+    assert sorted(named) == sorted(
+        (
+            item.stage,
+            item.fingerprint,
+            hashlib.sha256(item.store.read_bytes(f"{item.address}/manifest.json")).hexdigest(),
+        )
+        for item in before
+    )
+    for setting in ("preselect.rho", "preselect.band", "selection.method", "curriculum.kind", "corpus.source"):
+        assert f" | {setting} | " in card
 
 
 def test_killed_in_every_later_stage_it_gives_the_same_results(ray_address: str, experiment: Path) -> None:

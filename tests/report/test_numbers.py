@@ -1,5 +1,6 @@
 """The page's numbers against direct computations."""
 
+import itertools
 import json
 
 import numpy as np
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from raysel.report import formats
 from raysel.report.comparison import Compared, compare, family
+from raysel.report.course_figures import stacked
 from raysel.report.curriculum import cut
 from raysel.report.differences import Interval, average, interval, resampled_means
+from raysel.report.heldout_loss import read_heldout
 from raysel.report.projection import choose_rows, contrasting_colours, project, share_out, spread_labels
 from raysel.report.score_summary import BINS, ScoreSummary, bin_centres
 from raysel.report.training_log import read_log, smooth
@@ -189,6 +192,31 @@ def test_log_counts_a_repeated_step_as_it_was_last():
     assert log.steps.tolist() == [0, 1, 2, 3, 4, 5]
     assert log.loss.tolist() == [10.0, 9.0, 8.0, 1.0, 6.0, 5.0]
     assert read_log("\n") is None
+
+
+def test_held_out_loss_before_and_after():
+    lines = [
+        {"steps": 0, "loss": 4.0, "loss_by_lang": {"sw": 5.0, "en": 3.0, "ar": 2.0}},
+        {"steps": 9, "loss": 2.5, "loss_by_lang": {"en": 2.0, "sw": 3.5, "ar": 2.5, "th": 1.0}},
+        {"steps": 5, "loss": 3.0, "loss_by_lang": {"en": 9.0, "sw": 9.0}},
+    ]
+    heldout = read_heldout("".join(json.dumps(line) + "\n" for line in lines))
+    assert heldout.steps.tolist() == [0, 5, 9]
+    assert heldout.loss.tolist() == [4.0, 3.0, 2.5]
+    assert heldout.by_lang["sw"].tolist() == [5.0, 9.0, 3.5]
+    assert np.isnan(heldout.by_lang["ar"][1])
+    assert [(entry.lang, entry.change) for entry in heldout.by_change()] == [("sw", -1.5), ("en", -1.0), ("ar", 0.5)]
+    assert read_heldout(json.dumps(lines[0])) is None
+    assert read_heldout("") is None
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=9))
+def test_names_beside_lines_end_apart_and_in_order(values):
+    places = stacked(sorted(values), 1.0, 0.0, 10.0)
+    assert all(after - before >= 1 - 1e-9 for before, after in itertools.pairwise(places))
+    assert places[0] >= -1e-9
+    assert places[-1] <= 10 + 1e-9
+    assert stacked([1.0, 3.0, 7.0], 1.0, 0.0, 10.0) == [1.0, 3.0, 7.0]
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=200))

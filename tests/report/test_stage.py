@@ -1,6 +1,7 @@
 """The whole page, made by the real stage on a real cluster from artifacts in a store."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from raysel.progress import Progress
+from raysel.report.formats import decimal
 from raysel.store import Artifact, Store
-from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, make_run, run_stage
+from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, heldout_losses, make_run, run_stage
 
 MANY = (
     "af ar bg bn ca cs de el en es et eu fa fi fr gl ha he hi hr ht hu hy id it ja ka kk ko lt mk mr nl pl pt qu ro ru "
@@ -83,6 +85,24 @@ def test_samples_are_shown_with_what_was_said_before(html):
     for role, message in zip(("System", "User", "Assistant"), HISTORY, strict=True):
         assert text.count(f"{role}, before the prompt") == 2
         assert text.count(message["content"]) == 2
+
+
+def test_held_out_loss_by_language_the_largest_fall_first(html, published, store, cluster, progress):
+    page = Page(html)
+    text = re.sub(r"\s+", " ", " ".join(page.texts))
+    assert "before the training, at 3 checkpoints, and after it" in text
+    first, last = (heldout_losses(LANGUAGES)[at] for at in (0, -1))
+    changes = {lang: last["loss_by_lang"][lang] - first["loss_by_lang"][lang] for lang in LANGUAGES}
+    table = text[text.index("Held-out loss of each language") :]
+    written = [decimal(changes[lang], sign=True) for lang in sorted(changes, key=changes.get)]
+    assert re.findall(r"[−+]\d\.\d{3}", table)[:6] == [decimal(last["loss"] - first["loss"], sign=True), *written]
+    assert "the rows are filled to 90% of their training.data.max_tokens" in text
+
+    files = [entry for entry in published["model"].manifest["files"] if entry["table"] != "heldout_loss"]
+    without = replace(published["model"], manifest={**published["model"].manifest, "files": files})
+    alone = Page(run_stage({"model": without}, store, cluster, progress))
+    assert "training" in alone.sections
+    assert not [text for text in alone.texts if "Held-out loss" in text]
 
 
 def test_texts_of_others_are_never_markup(html):

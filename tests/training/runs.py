@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from raysel.models.loading import load_tokenizer
+from raysel.models.settings import ModelSettings
 from raysel.progress import Progress
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Store
@@ -118,7 +119,8 @@ def train(
 ) -> tuple[StageOutput, Artifact]:
     """Run stage `model` and publish it."""
     attempt = store.attempt("model", name)
-    given = {"training": settings, "seed": 0, "trust_remote_code": False}
+    named = ModelSettings(path=str(model))
+    given = {"training": settings, "seed": 0, "trust_remote_code": False, "model": named}
     output = model_stage.run(StageRun(given, {"tokens": tokens}, {"model": str(model)}, attempt, cluster, progress))
     return output, attempt.publish(output.records, settings={}, inputs={}, version=1, summary=output.summary)
 

@@ -58,6 +58,11 @@ def test_two_workers_learn_what_one_learns(cluster, progress, store: Store, tiny
     written = store.read_bytes(f"{model.address}/{shard.path}").decode().splitlines()
     assert [json.loads(line)["steps"] for line in written] == [0, 2, 4, 5]
     found = model.local_folder("adapter", Path("/nowhere"))
+    card = (found / "README.md").read_text(encoding="utf-8")
+    assert f"base_model: {tiny_llama.name}\nlibrary_name: peft\n" in card
+    assert str(tiny_llama) not in card
+    assert f"| held-out samples | {measured[0]:.4f} | {measured[1]:.4f} |" in card
+    assert f"| tokens | {tokens.fingerprint} | {tokens.manifest_digest()} |" in card
     tokenizer = load_tokenizer(found)
     prompt = torch.tensor([tokenizer("Hello", add_special_tokens=False)["input_ids"]])
     answers = [

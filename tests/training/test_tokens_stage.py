@@ -1,6 +1,7 @@
 """Stage `tokens` on Ray."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ def test_every_ordered_sample_is_in_its_row(cluster, progress, store: Store, tin
     assert output.summary["samples"] == 45
     assert output.summary["tokens"] == sum(len(row["input_ids"]) for row in rows)
     assert output.summary["trained_tokens"] == sum(i != IGNORED for row in rows for i in row["labels"])
+    samples, trained = Counter(), Counter()
+    for name in ids * 3:
+        samples[texts[name]["lang"]] += 1
+        trained[texts[name]["lang"]] += len(tokenizer(texts[name]["response"] + closing)["input_ids"])
+    assert output.summary["samples_by_lang"] == samples
+    assert output.summary["trained_tokens_by_lang"] == trained
+    assert output.summary["langs"] == sorted(samples)
     assert output.summary["packing"]
     assert output.summary["warnings"] == []
 
