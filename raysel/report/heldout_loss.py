@@ -50,5 +50,7 @@ def read_heldout(text: str) -> HeldoutLoss | None:
     return HeldoutLoss(
         steps=np.array(sorted(by_steps), dtype=np.int64),
         loss=np.array([entry["loss"] for entry in entries], dtype=np.float64),
-        by_lang={lang: np.array([entry["loss_by_lang"].get(lang, np.nan) for entry in entries]) for lang in langs},
+        by_lang={
+            lang: np.array([entry["loss_by_lang"].get(lang) for entry in entries], dtype=np.float64) for lang in langs
+        },
     )

@@ -20,13 +20,15 @@ class LanguageLoss:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """steps, loss, smoothed, learning_rate: (n,) each, in order of step; by_language: largest fall first."""
+    """steps, loss, smoothed, learning_rate: (n,) each, in order of step, without the `skipped` ones (no update was
+    made there); by_language: largest fall first."""
 
     steps: NDArray[np.int64]
     loss: NDArray[np.float64]
     smoothed: NDArray[np.float64]
     learning_rate: NDArray[np.float64]
     tokens: int
+    skipped: int
     by_language: list[LanguageLoss]
 
 
@@ -40,16 +42,18 @@ def read_log(text: str) -> TrainingLog | None:
         if line.strip():
             entry = json.loads(line)
             by_step[int(entry["step"])] = entry
-    entries = [by_step[step] for step in sorted(by_step)]
+    taken = [by_step[step] for step in sorted(by_step)]
+    entries = [entry for entry in taken if "skipped" not in entry]
     if not entries:
         return None
     loss = np.array([entry["loss"] for entry in entries], dtype=np.float64)
     return TrainingLog(
-        steps=np.array(sorted(by_step), dtype=np.int64),
+        steps=np.array([entry["step"] for entry in entries], dtype=np.int64),
         loss=loss,
         smoothed=smooth(loss),
         learning_rate=np.array([entry.get("learning_rate", np.nan) for entry in entries], dtype=np.float64),
-        tokens=sum(int(entry.get("tokens", 0)) for entry in entries),
+        tokens=sum(int(entry.get("tokens", 0)) for entry in taken),
+        skipped=len(taken) - len(entries),
         by_language=_by_language(entries),
     )
 
@@ -71,7 +75,8 @@ def _by_language(entries: list[Mapping[str, Any]]) -> list[LanguageLoss]:
         losses: dict[str, list[float]] = {}
         for entry in part:
             for lang, loss in (entry.get("loss_by_lang") or {}).items():
-                losses.setdefault(lang, []).append(loss)
+                if loss is not None:
+                    losses.setdefault(lang, []).append(loss)
         parts.append({lang: float(np.mean(found)) for lang, found in losses.items()})
     first, last = parts
     both = [LanguageLoss(lang, first[lang], last[lang]) for lang in first if lang in last]

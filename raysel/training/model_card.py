@@ -50,8 +50,8 @@ class ModelCard:
 def card_text(card: ModelCard, result: Mapping[str, Any], heldout: Sequence[Mapping[str, Any]]) -> str:
     """The card as Markdown.
 
-    result: `steps`, `first_loss`, `last_loss`, `method`, `merged`, `exported`; heldout: the measured losses of the held-out
-    samples.
+    result: `steps`, `first_loss`, `last_loss`, `method`, `merged`, `exported`; heldout: the measured losses of the
+    held-out samples.
     """
     tokens = card.tokens
     with_adapters = result["method"] == "lora"

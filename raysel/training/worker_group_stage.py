@@ -60,9 +60,9 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
     """Train, and write the result and the step metrics (table `log`, `log.jsonl`). `tables`: the other fields of `Job`.
 
     The summary has steps, first_loss, last_loss (null where that step was skipped), skipped (steps), tokens_per_second,
-    share_of_machine_rate and memory_gb (the most of a worker), workers, zero, method, merged (adapters), resumed_from (a step, or null
-    where nothing had been trained before), heldout_loss (before and after, or null where nothing is held out) and
-    exported (after how many steps the weights are).
+    share_of_machine_rate and memory_gb (the most of a worker), workers, zero, method, merged (adapters), resumed_from
+    (a step, or null where nothing had been trained before), heldout_loss (before and after, or null where nothing is
+    held out) and exported (after how many steps the weights are).
     """
     finished = _finished_earlier(run.attempt)
     if finished is None:

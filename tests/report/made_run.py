@@ -276,7 +276,10 @@ def _model(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
         attempt.write_file("log", 0, "log.jsonl", text.encode()),
         attempt.write_file("heldout_loss", 0, "heldout_loss.jsonl", heldout.encode()),
     ]
-    summary = {"steps": STEPS, "workers": 2, "zero": 2, "method": "lora", "resumed_from": None}
+    summary = {
+        "steps": STEPS, "workers": 2, "zero": 2, "method": "lora", "resumed_from": None, "exported": STEPS,
+        "tokens_per_second": 1234.5, "share_of_machine_rate": 0.45, "memory_gb": 2.34,
+    }  # fmt: skip
     made.publish("model", records, summary, attempt)
 
 

@@ -194,6 +194,16 @@ def test_log_counts_a_repeated_step_as_it_was_last():
     assert read_log("\n") is None
 
 
+def test_skipped_steps_have_no_loss_to_show():
+    lines = [{"step": step, "loss": 9.0 - step, "tokens": 10, "loss_by_lang": {"en": 9.0 - step}} for step in range(4)]
+    lines[1] |= {"loss": None, "loss_by_lang": {"en": None}, "skipped": "the loss is nan"}
+    log = read_log("\n".join(json.dumps(line) for line in lines))
+    assert log.steps.tolist() == [0, 2, 3]
+    assert log.smoothed.tolist() == [9.0, 7.0, 6.0]
+    assert (log.skipped, log.tokens) == (1, 40)
+    assert [(entry.first, entry.last) for entry in log.by_language] == [(9.0, 6.0)]
+
+
 def test_held_out_loss_before_and_after():
     lines = [
         {"steps": 0, "loss": 4.0, "loss_by_lang": {"sw": 5.0, "en": 3.0, "ar": 2.0}},

@@ -15,7 +15,7 @@ from raysel.models.loading import load_tokenizer
 from raysel.models.settings import ModelSettings
 from raysel.progress import Progress
 from raysel.stage import StageOutput, StageRun
-from raysel.store import Artifact, Store
+from raysel.store import Artifact, ShardRecord, Store
 from raysel.tables import CORPUS, ORDER
 from raysel.training import model_stage
 from raysel.training.settings import TokenSettings, TrainingSettings
@@ -192,3 +192,16 @@ def event_scalars(folder: Path) -> dict[str, dict[int, float]]:
             for value in event.summary.value:
                 scalars.setdefault(value.tag, {})[event.step] = value.simple_value
     return scalars
+
+
+def newest_checkpoint(store: Store, name: str) -> dict[str, Any]:
+    """What `whole.json` says in the newest checkpoint of model `name`."""
+    files = (Path(store.root) / "model" / name).glob("*/checkpoint-*/whole.json")
+    return json.loads(max(files, key=lambda file: file.parent.name).read_text())
+
+
+def log_of_checkpoint(store: Store, name: str) -> list[dict[str, Any]]:
+    """The log of all steps up to the newest checkpoint."""
+    pieces = [ShardRecord(**piece) for piece in newest_checkpoint(store, name)["log"]]
+    contents = [store.attempt("model", name).read_bytes(piece) for piece in pieces]
+    return [json.loads(line) for content in contents for line in content.splitlines()]

@@ -17,9 +17,9 @@ from tests.embedding.families import FAMILIES, SHAPE, VOCABULARY, family
 from tests.training.runs import write_tokens
 
 
-def first_step(store: Store, model: Path, *, packing: bool) -> Step:
-    data = TokenSettings(max_tokens=128, batch_samples=7, packing=packing)
-    return next(read_steps(write_tokens(store, model, 9, data), 0))
+def first_step(store: Store, model: Path, *, packing: bool, samples: int = 7) -> Step:
+    data = TokenSettings(max_tokens=128, batch_samples=samples, packing=packing)
+    return next(read_steps(write_tokens(store, model, max(9, samples), data), 0))
 
 
 def gradient(model, step: Step, world: int, *, at_once: int = 1) -> dict[str, torch.Tensor]:
