@@ -64,10 +64,12 @@ def train(
     tokenizer: "PreTrainedTokenizerBase",
     export_folder: Path,
     report: Callable[[dict[str, Any]], None],
+    asked_to_checkpoint: Callable[[], bool],
 ) -> Outcome:
     """Train on every planned step, from the newest whole checkpoint on, and save the model in worker 0's folder.
 
-    The process group must be up. `report` gets each step's metrics on worker 0. Raises `LossError`, on every worker,
+    The process group must be up. `report` gets each step's metrics on worker 0, where `asked_to_checkpoint` is asked in
+    each step whether a checkpoint is to be written after it. Raises `LossError`, on every worker,
     at the first loss or gradient that is not finite.
     """
     settings = training.settings
@@ -80,7 +82,7 @@ def train(
         if whole is not None:
             checkpoints.restore_weights(model, whole)
         engine = start_engine(model, settings)
-        learner = Learner(engine, training, rank, world)
+        learner = Learner(engine, training, rank, world, asked_to_checkpoint)
         if whole is not None:
             checkpoints.restore_optimizer(engine, whole, learner.unlearned_row())
         log = list(whole["log"]) if whole else []
@@ -109,8 +111,11 @@ def train(
 class Learner:
     """Learns one step after another on one worker."""
 
-    def __init__(self, engine: Any, training: Training, rank: int, world: int) -> None:
+    def __init__(
+        self, engine: Any, training: Training, rank: int, world: int, asked_to_checkpoint: Callable[[], bool]
+    ) -> None:
         self.engine, self.training, self.rank, self.world = engine, training, rank, world
+        self.asked_to_checkpoint = asked_to_checkpoint
         self.langs: list[str] = training.tokens.summary["langs"]
         self.heldout = next(read_steps(training.tokens, 0, of="heldout_tokens"), None)
         vocabulary = engine.module.config.get_text_config().vocab_size
@@ -137,8 +142,8 @@ class Learner:
             group["lr"] = rate
         micro_batches = groups(step.share(self.rank, self.world), self.rows_at_once)
         trained_tokens = step.trained_tokens
-        # Loss and learned tokens of each language, samples seen, and whether the first worker's clock says that a
-        # checkpoint is due: summed over the workers.
+        # Loss and learned tokens of each language, samples seen, and whether the first worker knows that a checkpoint
+        # is due: summed over the workers.
         counts = torch.zeros(2 * len(self.langs) + 2, dtype=torch.float64, device=engine.device)
         sums = counts[:-2]
         for number, rows in enumerate(micro_batches):
@@ -150,7 +155,7 @@ class Learner:
             engine.backward(losses.sum() * (self.world / trained_tokens), scale_wrt_gas=False)
             _count(sums, batch, losses.detach(), places)
             counts[-2] += sum(len(row["positions"]) for row in rows)
-        counts[-1] = self.rank == 0 and self._minutes_have_gone()
+        counts[-1] = self.rank == 0 and (self.asked_to_checkpoint() or self._minutes_have_gone())
         torch.distributed.all_reduce(counts)
         loss = float(sums.view(2, -1)[0].sum()) / trained_tokens
         if not math.isfinite(loss):

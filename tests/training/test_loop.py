@@ -135,6 +135,17 @@ def test_a_checkpoint_is_written_when_its_minutes_have_gone(learn, store: Store,
     assert resumed.resumed_from == 4
 
 
+def test_a_checkpoint_is_written_after_the_step_in_which_it_is_asked_for(learn, store: Store, tiny_llama: Path) -> None:
+    tokens = write_tokens(store, tiny_llama, 26, DATA)
+    settings = TrainingSettings(data=DATA, zero=0, checkpoint_steps=1000)
+    answers = iter([False, False, True, False, False, False])
+    with pytest.raises(KilledError):
+        learn(tiny_llama, tokens, settings, "m", killed_after(4), lambda: next(answers))
+    assert [path.parent.name for path in Path(store.root).rglob("whole.json")] == ["checkpoint-00000003"]
+    resumed, _ = learn(tiny_llama, tokens, settings, "m")
+    assert resumed.resumed_from == 3
+
+
 def test_every_sample_is_trained_on_in_its_planned_step(learn, store: Store, tiny_llama: Path) -> None:
     data = TokenSettings(max_tokens=128, batch_samples=4, epochs=2)
     tokens = write_tokens(store, tiny_llama, 10, data)
