@@ -33,8 +33,8 @@ class Terminal:
                 self.output += part.decode(errors="replace")
 
     def steps(self) -> int:
-        """How many steps it says were trained."""
-        shown = re.findall(r"([\d,]+)/[\d,]+ steps", self.output)
+        """How many steps it says were trained; the bar is drawn anew ten times a second."""
+        shown = re.findall(r"([\d,]+)/[\d,]+ steps", self.output[-5000:])
         return int(shown[-1].replace(",", "")) if shown else 0
 
     def wait(self) -> int:

@@ -97,7 +97,7 @@ def test_a_killed_driver(prepared: Path, experiment: Path, seed: int, with_its_r
     # Steps are shown late: by then another checkpoint may be there.
     while first.steps() < drawn or first.steps() <= whole_checkpoints(store)[-1]:
         assert first.driver.poll() is None, first.output
-        time.sleep(0.01)
+        time.sleep(0.05)
     trained, kept = first.steps(), whole_checkpoints(store)[-1]
     started, workers = psutil.Process(first.driver.pid).children(recursive=True), training_workers(first.driver.pid)
     first.driver.kill()

@@ -54,7 +54,7 @@ def main(experiment: Path, seed: int, loss: str) -> int:
     def wait_for(condition: Callable[[], bool]) -> None:
         while not condition():
             assert shown.driver.poll() is None, shown.output
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     # Well after a checkpoint and well before the next: steps are shown late, and a node takes a moment to kill.
     wanted = draw.randrange(20, 80) if loss == "drain" else draw.choice([100, 200]) + draw.randrange(10, 40)
