@@ -10,7 +10,7 @@ Shapes: S samples in a step.
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,15 @@ class Learner:
     """
 
     def __init__(
-        self, engine: Any, settings: TrainingSettings, seed: int, *, steps: int, heldout: Step | None, skipped: int
+        self,
+        engine: Any,
+        settings: TrainingSettings,
+        seed: int,
+        *,
+        steps: int,
+        heldout: Step | None,
+        skipped: int,
+        asked_to_checkpoint: Callable[[], bool],
     ) -> None:
         self.engine, self.settings, self.seed = engine, settings, seed
         self.steps, self.heldout, self.skipped = steps, heldout, skipped
@@ -52,6 +60,7 @@ class Learner:
         self.logit_parts = logit_parts(self.rows_at_once * longest, config.get_text_config().vocab_size)
         self.checkpointed = time.monotonic()
         self.checkpoint_due = False
+        self.asked_to_checkpoint = asked_to_checkpoint
         self.operations_per_token: float | None = None
         self.machine_rate = machine_rate(engine.device, getattr(torch, settings.dtype))
         engine.train()
@@ -142,11 +151,11 @@ class Learner:
         return torch.zeros(2, samples, dtype=torch.float64, device=self.engine.device)
 
     def _over_all_workers(self, sums: torch.Tensor, seen: int) -> list[float]:
-        """Sum `sums` in place; samples seen, whether a checkpoint is due by the first worker's clock, and the peak
+        """Sum `sums` in place; samples seen, whether the first worker knows that a checkpoint is due, and the peak
         memory of each worker in GB."""
         memory = [0.0] * self.world
         memory[self.rank] = peak_memory_gb(self.engine.device)
-        due = self.rank == 0 and self._minutes_have_gone()
+        due = self.rank == 0 and (self.asked_to_checkpoint() or self._minutes_have_gone())
         more = torch.tensor([seen, due, *memory], dtype=torch.float64, device=sums.device)
         both = torch.cat([sums.flatten(), more])
         torch.distributed.all_reduce(both)

@@ -52,11 +52,13 @@ def train(
     tokenizer: "PreTrainedTokenizerBase",
     export_folder: Path,
     report: Callable[[dict[str, Any]], None],
+    asked_to_checkpoint: Callable[[], bool],
 ) -> Outcome:
     """Train on every planned step, from the newest whole checkpoint on, and save the model in worker 0's folder.
 
     The process group must be up. `report` gets each step's metrics on worker 0, and what is measured of the held-out
-    samples after it (`heldout_loss`, `heldout_loss_by_lang`; before the first step as step -1). Raises `LossError`, on
+    samples after it (`heldout_loss`, `heldout_loss_by_lang`; before the first step as step -1). There,
+    `asked_to_checkpoint` is asked in each step whether a checkpoint is to be written after it. Raises `LossError`, on
     every worker, at a loss or gradient that is not finite, unless `settings.skipped_steps` allows for it.
     """
     settings = training.settings
@@ -77,6 +79,7 @@ def train(
             steps=training.tokens.summary["steps"],
             heldout=next(read_steps(training.tokens, 0, of="heldout_tokens"), None),
             skipped=sum("skipped" in line for line in log),
+            asked_to_checkpoint=asked_to_checkpoint,
         )
         if whole is not None:
             unlearned = empty_row(next(read_steps(training.tokens, 0)).rows[0])

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from raysel.errors import UserError
+from raysel.errors import IncompleteError, UserError
 from raysel.models.loading import load_tokenizer
 from raysel.progress import Tracker
 from raysel.stage import StageOutput, StageRun
@@ -67,7 +67,7 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
     finished = _finished_earlier(run.attempt)
     if finished is None:
         job = Job(training, model, workers=choose_workers(run, training.settings.workers), **tables)
-        board = ray.remote(_Board).options(num_cpus=0).remote()
+        board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1).remote()
         stop = threading.Event()
         with (
             run.progress.track(training.tokens.summary["steps"], "steps") as bar,
@@ -112,9 +112,10 @@ def _finished_earlier(attempt: Attempt) -> ShardRecord | None:
 
 
 def _fit(job: Job, board: Any) -> dict[str, Any]:
-    """Run the workers to the end; what worker 0 returned."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    """Run the workers to the end; what worker 0 returned. `IncompleteError` where nodes were lost and none came."""
+    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     attempt, settings, workers = job.training.attempt, job.training.settings, job.workers
     # Ray Train wants a place that every node can write, though no checkpoint goes through it.
@@ -132,7 +133,17 @@ def _fit(job: Job, board: Any) -> dict[str, Any]:
             failure_config=FailureConfig(max_failures=settings.max_failures, controller_failure_limit=START_FAILURES),
         ),
     )
-    return trainer.fit().return_value
+    try:
+        return trainer.fit().return_value
+    except ControllerError as error:
+        if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise
+        wanted = f"{workers.number} workers x {workers.cpus} CPU{' + 1 GPU' if workers.gpu else ''}"
+        raise IncompleteError(
+            f"training waited {START_FAILURES + 1} times for room for {wanted} and found none. "
+            "Nodes that were lost have not come back, or others have taken the cluster. The same command goes on from "
+            "the newest checkpoint; where the cluster stays smaller, set training.workers to what it holds"
+        ) from error
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -157,7 +168,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         report = config["board"].put.remote
         try:
             tokenizer = load_tokenizer(model, job.template, trust_remote_code=training.trust_remote_code)
-            outcome = run_loop(training, Path(model), tokenizer, export, report)
+            outcome = run_loop(training, Path(model), tokenizer, export, report, _Notices())
             return {"log": asdict(_write_result(job, outcome, export))} if first else None
         except UserError as mistake:
             return {"mistake": str(mistake)}
@@ -204,6 +215,26 @@ def _over_all_steps(log: list[dict[str, Any]], rate: str) -> float:
     return sum(line[rate] * took for line, took in zip(log, seconds, strict=True)) / sum(seconds)
 
 
+class _Notices:
+    """Tells a worker, once for each notice, that the node of one of the group's workers is about to be taken away.
+
+    Ray Train looks for such nodes every five seconds and leaves what it found in each worker. Its public
+    `get_preemption_info` is a barrier of all workers: too dear for every step, and one more place to wait for the dead.
+    """
+
+    def __init__(self) -> None:
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        self.left = get_train_context().preemption_context
+        self.told: Any = None
+
+    def __call__(self) -> bool:
+        found = self.left.preemption_info
+        is_new = found is not None and found is not self.told
+        self.told = found
+        return is_new
+
+
 class _Board:
     """Where worker 0 puts its metrics and the driver takes them from; an actor beside the workers."""
 
@@ -225,8 +256,8 @@ def _watch(board: Any, bar: Tracker, trackers: Sequence[ExperimentTracker], stop
         is_last = stop.wait(POLL_SECONDS)
         try:
             lines = ray.get(board.take.remote())
-        except RayActorError:
-            return
+        except RayActorError:  # lost with its node: it starts again on another
+            continue
         for metrics in lines:
             for tracker in trackers:
                 tracker.log(metrics["step"], scalars_of(metrics))

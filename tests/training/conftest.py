@@ -46,11 +46,18 @@ def learn(alone: None, store: Store, tmp_path: Path) -> Callable[..., Any]:
     from raysel.models.loading import load_tokenizer
     from raysel.training.loop import Training, train
 
-    def run(model: Path, tokens: Artifact, settings: Any, name: str = "m", report: Any = lambda metrics: None) -> Any:
+    def run(
+        model: Path,
+        tokens: Artifact,
+        settings: Any,
+        name: str = "m",
+        report: Any = lambda metrics: None,
+        asked_to_checkpoint: Callable[[], bool] = lambda: False,
+    ) -> Any:
         attempt = store.attempt("model", name)
         folder = tmp_path / "export" / attempt.name
         folder.mkdir(parents=True)
         training = Training(attempt, tokens, settings, seed=0, trust_remote_code=False)
-        return train(training, model, load_tokenizer(model), folder, report), folder
+        return train(training, model, load_tokenizer(model), folder, report, asked_to_checkpoint), folder
 
     return run

@@ -78,6 +78,17 @@ def test_a_checkpoint_is_written_when_its_minutes_have_gone(learn, store: Store,
     assert resumed.resumed_from == 4
 
 
+def test_a_checkpoint_is_written_after_the_step_in_which_it_is_asked_for(learn, store: Store, tiny_llama: Path) -> None:
+    tokens = write_tokens(store, tiny_llama, 26, DATA)
+    settings = TrainingSettings(data=DATA, zero=0, checkpoint_steps=1000)
+    answers = iter([False, False, True, False, False, False])
+    with pytest.raises(KilledError):
+        learn(tiny_llama, tokens, settings, "m", killed_after(4), lambda: next(answers))
+    assert [path.parent.name for path in Path(store.root).rglob("whole.json")] == ["checkpoint-00000003"]
+    resumed, _ = learn(tiny_llama, tokens, settings, "m")
+    assert resumed.resumed_from == 3
+
+
 def folder_of(store: Store, name: str) -> Path:
     """The folder of the only attempt at model `name`."""
     [folder] = [path for path in (Path(store.root) / "model" / name).iterdir() if path.is_dir()]

@@ -35,7 +35,7 @@ for job in json.loads(sys.stdin.read()):
     settings = TrainingSettings(**job["settings"])
     tokens = store.artifact("tokens", job["tokens"])
     training = Training(store.attempt("model", job["name"]), tokens, settings, seed=0, trust_remote_code=False)
-    train(training, Path(job["model"]), load_tokenizer(job["model"]), folder, lambda metrics: None)
+    train(training, Path(job["model"]), load_tokenizer(job["model"]), folder, lambda metrics: None, lambda: False)
 """
 
 
