@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -187,11 +188,16 @@ def compare_packing(bench: Bench, rounds: int) -> None:
 
 
 def compare_overhead(bench: Bench, rounds: int) -> None:
+    """Each run on Ray and DeepSpeed between two plain ones: the speed of a machine changes within minutes."""
     tokens = bench.tokens(packing=True)
-    ways: dict[str, Callable[[], float]] = {"plain PyTorch, same rows": lambda: bench.same_rows(tokens)}
+    print("| ZeRO | s | plain PyTorch, same rows, s | times as fast |\n| --- | --- | --- | --- |")
     for zero in (0, 1, 2, 3):
-        ways[f"ZeRO-{zero}"] = lambda zero=zero: bench.stage(tokens, zero, 1)
-    show(ways, rounds)
+        plain, seconds = [bench.same_rows(tokens)], []
+        for _ in range(rounds):
+            seconds.append(bench.stage(tokens, zero, 1))
+            plain.append(bench.same_rows(tokens))
+        ratios = [(a + b) / 2 / own for (a, b), own in zip(pairwise(plain), seconds, strict=True)]
+        print(f"| {zero} | {median(seconds):.2f} | {median(plain):.2f} | {median(ratios):.2f} |", flush=True)
 
 
 def show(ways: dict[str, Callable[[], float]], rounds: int) -> None:
