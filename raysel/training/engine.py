@@ -39,16 +39,18 @@ def connect(timeout_minutes: float) -> None:
     )
 
 
-def refuse_unknown_zero_keys(settings: TrainingSettings) -> None:
-    """`DeepSpeedKeyError` for what DeepSpeed itself does not know, before it says so in the middle of loading."""
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+def refuse_wrong_keys(settings: TrainingSettings) -> None:
+    """`DeepSpeedKeyError` for what DeepSpeed itself does not take, before it says so in the middle of loading."""
+    from deepspeed.runtime.config import DeepSpeedConfig
     from pydantic import ValidationError
 
     try:
-        DeepSpeedZeroConfig(**deepspeed_config(settings)["zero_optimization"])
+        DeepSpeedConfig(deepspeed_config(settings))
     except ValidationError as error:
         named = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise DeepSpeedKeyError(f"training.deepspeed, zero_optimization: {named}") from error
+        raise DeepSpeedKeyError(f"training.deepspeed ({error.title}): {named}") from error
+    except (ValueError, TypeError) as error:
+        raise DeepSpeedKeyError(f"training.deepspeed: {error}") from error
 
 
 @contextmanager

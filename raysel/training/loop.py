@@ -15,7 +15,7 @@ import torch.distributed
 from raysel.store import Artifact, Attempt
 from raysel.training.batches import collate, empty_row, read_steps
 from raysel.training.checkpoints import Checkpoints, best_steps
-from raysel.training.engine import refuse_unknown_zero_keys, start_engine, trainable_model
+from raysel.training.engine import refuse_wrong_keys, start_engine, trainable_model
 from raysel.training.export import gather_weights, merge, save
 from raysel.training.learner import Learner
 from raysel.training.settings import TrainingSettings
@@ -62,7 +62,7 @@ def train(
     every worker, at a loss or gradient that is not finite, unless `settings.skipped_steps` allows for it.
     """
     settings = training.settings
-    refuse_unknown_zero_keys(settings)
+    refuse_wrong_keys(settings)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     checkpoints = Checkpoints(training.attempt, rank, world, kept=settings.checkpoints_kept)
     whole = checkpoints.newest()

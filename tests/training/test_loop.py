@@ -202,10 +202,23 @@ def test_the_loss_is_known_by_language_task_and_level(learn, store: Store, tiny_
         assert outcome.log[0][f"loss_by_{by}"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_key_that_deepspeed_does_not_know_is_refused(learn, store: Store, tiny_llama: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"zero_optimization": {"overlap": True}},
+            r"\(DeepSpeedZeroConfig\): overlap: Extra inputs",
+        ),
+        ({"bf16": {"immediate": True}}, r"deepspeed \(DeepSpeedBF16Config\): immediate: Extra inputs"),
+        ({"communication_data_type": "fp7"}, r"training\.deepspeed: Invalid communication_data_type.*Got: fp7"),
+    ],
+)
+def test_what_deepspeed_does_not_take_is_refused(
+    learn, store: Store, tiny_llama: Path, given: dict, message: str
+) -> None:
     tokens = write_tokens(store, tiny_llama, 4, DATA)
-    settings = TrainingSettings(data=DATA, deepspeed={"zero_optimization": {"overlap": True}})
-    with pytest.raises(DeepSpeedKeyError, match=r"training\.deepspeed, zero_optimization: overlap: Extra inputs"):
+    settings = TrainingSettings(data=DATA, deepspeed=given)
+    with pytest.raises(DeepSpeedKeyError, match=message):
         learn(tiny_llama, tokens, settings)
 
 
