@@ -15,13 +15,23 @@ class DiskError(UserError):
 
 
 def artifact_bytes(
-    *, corpus_bytes: int, rows: int | None, width: int, sums: int, block_rows: int, model_bytes: int, full: bool
+    *,
+    corpus_bytes: int,
+    rows: int | None,
+    width: int,
+    sums: int,
+    block_rows: int,
+    model_bytes: int,
+    full: bool,
+    merged: bool,
+    checkpoints: int,
 ) -> dict[str, int]:
     """Bytes each stage's artifact takes at its largest, by stage.
 
     corpus_bytes: size of the user's files; rows: of the corpus, None while unknown; width: hidden units of the
     embedding model; sums: distance sums of a row; block_rows: of their blocks; model_bytes: weights of the tuned model;
-    full: a full fine-tune, whose checkpoints hold float32 weights and two Adam moments, two of them at a time.
+    full: a full fine-tune, whose checkpoints hold float32 weights and two Adam moments; merged: adapters that end in a
+    whole model; checkpoints: how many there are at a time.
     """
     count = rows if rows is not None else corpus_bytes // BYTES_PER_ROW
     return {
@@ -31,7 +41,7 @@ def artifact_bytes(
         "sums": count * sums * 8 * (2 + min(64, count // block_rows)),
         "scores": count * 96,
         "tokens": corpus_bytes,
-        "model": model_bytes * (1 + 2 * 6) if full else model_bytes // 4,
+        "model": model_bytes * (1 + checkpoints * 6) if full else model_bytes // 4 + model_bytes * merged,
     }
 
 

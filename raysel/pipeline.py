@@ -178,10 +178,12 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         more_inputs=base,
         leaves=leaf,
     )
+    # Which steps are candidates for the best follows from how often one is looked at.
+    best_of = {"best_of": experiment.training.checkpoint_steps} if experiment.training.export == "best" else {}
     add(
         "model",
         "model",
-        {"training": experiment.training, **trained},
+        {"training": experiment.training, **best_of, **trained},
         "tokens",
         more_inputs=base,
         leaves=leaf,

@@ -131,6 +131,9 @@ def disk_needs(experiment: Experiment, decisions: list[Decision], artifacts: Map
         block_rows=experiment.separability.block_rows or 8_192,
         model_bytes=weights,
         full=experiment.training.method == "full",
+        merged=experiment.training.lora.merge,
+        # The one that is being written, and the best.
+        checkpoints=experiment.training.checkpoints_kept + 2,
     )
 
 

@@ -15,7 +15,15 @@ def test_too_little_room_is_refused_with_the_arithmetic() -> None:
 
 def test_vectors_of_the_papers_corpus_take_what_arithmetic_says() -> None:
     sizes = artifact_bytes(
-        corpus_bytes=10**8, rows=97_696, width=4096, sums=31, block_rows=8192, model_bytes=16 * 10**9, full=False
+        corpus_bytes=10**8,
+        rows=97_696,
+        width=4096,
+        sums=31,
+        block_rows=8192,
+        model_bytes=16 * 10**9,
+        full=False,
+        merged=False,
+        checkpoints=4,
     )
     assert 97_696 * 4096 * 4 <= sizes["vectors"] <= 1.1 * 97_696 * 4096 * 4
     assert sizes["sums"] >= 97_696 * 31 * 8

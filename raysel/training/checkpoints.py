@@ -38,7 +38,7 @@ class Checkpoints:
     def __init__(self, attempt: Attempt, rank: int, world: int, *, kept: int) -> None:
         self.attempt, self.rank, self.world, self.kept = attempt, rank, world, kept
         self.log_pieces: list[dict[str, Any]] = []
-        self.logged = 0
+        self.lines_logged = 0
 
     def newest(self) -> dict[str, Any] | None:
         """The newest whole checkpoint of any attempt, for every worker; what is in it says `_complete`.
@@ -49,9 +49,10 @@ class Checkpoints:
         torch.distributed.broadcast_object_list(found, src=0)
         [whole] = found
         if whole is not None:
-            self.log_pieces, self.logged = whole["log"], whole["steps"]
+            self.log_pieces = whole["log"]
             pieces = [self.attempt.read_bytes(ShardRecord(**piece)) for piece in whole["log"]]
             whole = whole | {"log": [json.loads(line) for piece in pieces for line in piece.splitlines()]}
+            self.lines_logged = len(whole["log"])
         return whole
 
     def of_steps(self, steps: int) -> dict[str, Any]:
@@ -79,24 +80,26 @@ class Checkpoints:
 
         `CheckpointError` on every worker where one of them cannot write.
         """
-        part = save(self._own_state(engine))
+        updates = sum("skipped" not in line for line in log)
+        # Before the first update there are no moments.
+        part = save(self._own_state(engine, ("weight", *MOMENTS) if updates else ("weight",)))
         name = f"{self.rank:05d}-of-{self.world:05d}.safetensors"
         records = self._together(lambda: asdict(self.attempt.write_file(_table(steps), 1 + self.rank, name, part)))
-        updates = sum("skipped" not in line for line in log)
         whole = {"steps": steps, "updates": updates, "parts": records, "heldout": heldout}
-        self._together(lambda: self._complete(whole, log[self.logged :]))
+        self._together(lambda: self._complete(whole, log[self.lines_logged :]))
 
     def _complete(self, whole: dict[str, Any], since: list[dict[str, Any]]) -> None:
         """`whole`: `steps` and `updates` done, `parts` (the workers' files), `log` (its pieces) and `heldout` (as in
         `Outcome`). `since`: the log's lines since the last piece."""
         if self.rank == 0:
             lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in since)
-            name = f"{self.logged:08d}-{whole['steps']:08d}.jsonl"
-            piece = self.attempt.write_file("trained", self.logged, name, lines.encode())
+            name = f"until-{whole['steps']:08d}.jsonl"
+            piece = self.attempt.write_file("trained", whole["steps"], name, lines.encode())
             whole["log"] = [*self.log_pieces, asdict(piece)]
             self.attempt.write_file(_table(whole["steps"]), 0, "whole.json", json.dumps(whole).encode())
-            self.log_pieces, self.logged = whole["log"], whole["steps"]
-            self._forget_old(best_steps(whole["heldout"]))
+            self.log_pieces = whole["log"]
+            self.lines_logged += len(since)
+            self._forget_old(whole["steps"], best_steps(whole["heldout"]))
 
     def _together(self, write: Callable[[], Any]) -> list[Any]:
         """What `write` gave on each worker. Where it fails on one of them (a full disk), `CheckpointError` on all.
@@ -115,19 +118,22 @@ class Checkpoints:
             raise CheckpointError(failed.errno, failed.strerror, failed.filename) from failed
         return [result for result, _ in outcomes]
 
-    def _forget_old(self, best: int | None) -> None:
+    def _forget_old(self, newest: int, best: int | None) -> None:
         store, folder = self.attempt.store, f"{self.attempt.address}/{self.attempt.name}"
         files = [store.relative(info.path).removeprefix(f"{folder}/") for info in store.list_files(folder)]
         tables = sorted({path.split("/")[0] for path in files if path.startswith("checkpoint-")})
-        for table in tables[: -self.kept]:
+        # What is numbered higher was begun and never ended, before a worker was lost.
+        so_far = [table for table in tables if table <= _table(newest)]
+        for table in so_far[: -self.kept]:
             if best is None or table != _table(best):
                 store.delete_folder(f"{folder}/{table}")
 
-    def _own_state(self, engine: Any) -> dict[str, torch.Tensor]:
-        _link_moments(engine)
+    def _own_state(self, engine: Any, kinds: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        if len(kinds) > 1:
+            _link_moments(engine)
         own = {}
         for number, (name, parameter) in enumerate(trained_parameters(engine.module).items()):
-            for kind in ("weight", *MOMENTS):
+            for kind in kinds:
                 state = _full_state(engine, parameter, kind)
                 if number % self.world == self.rank:
                     own[f"{kind}/{name}"] = state.detach().to("cpu", torch.float32, copy=True).contiguous()

@@ -82,8 +82,9 @@ def add_adapters(model: Any, settings: LoraSettings) -> Any:
         use_rslora=settings.rslora,
         use_dora=settings.dora,
     )
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         linear = sorted(
             {name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "in_features")}
@@ -91,6 +92,14 @@ def add_adapters(model: Any, settings: LoraSettings) -> Any:
         raise AdapterError(
             f"training.lora.targets {settings.targets}: {error}; the linear modules here are {', '.join(linear)}"
         ) from error
+    tied = ends[1] is not None and ends[0].weight is ends[1].weight
+    if settings.merge and tied and any(getattr(part, "base_layer", None) in ends for part in adapted.modules()):
+        raise AdapterError(
+            "training.lora.merge cannot add adapters to embeddings that are tied, as they are in this model: "
+            f"the update would change both ends; take them out of training.lora.targets {settings.targets}, "
+            "or leave merge out"
+        )
+    return adapted
 
 
 def start_engine(model: Any, settings: TrainingSettings) -> Any:
@@ -115,9 +124,14 @@ def start_engine(model: Any, settings: TrainingSettings) -> Any:
 
 
 def draws_at_random(model: Any) -> bool:
-    """Whether a forward in training mode drops anything out."""
+    """Whether a forward in training mode drops anything out, by a module or (by what the config says) by a function."""
     dropouts = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
-    return dropouts or getattr(model.config.get_text_config(), "attention_dropout", 0.0) > 0
+    shares = (
+        value
+        for name, value in model.config.get_text_config().to_dict().items()
+        if "drop" in name and not name.startswith(("classifier", "summary")) and isinstance(value, int | float)
+    )
+    return dropouts or any(share > 0 for share in shares)
 
 
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

@@ -86,7 +86,7 @@ class Learner:
         for number, rows in enumerate(micro_batches):
             batch = collate(rows, positions, engine.device)
             if self.operations_per_token is None:
-                self.operations_per_token = self._count_operations(batch, rows)
+                self.operations_per_token = self._count_operations(batch)
             torch.manual_seed(_seed(self.seed, step.step, self.rank + number * self.world))
             engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             losses, places = token_losses(engine, batch, parts=self.logit_parts)
@@ -170,6 +170,7 @@ class Learner:
         """Clip, update, and give the norm of the whole gradient before clipping; no update where it is not finite."""
         if self.engine.zero_optimization_stage() > 0:
             self.engine.step()
+            _forget_gradients_of_a_skipped_step(self.engine.optimizer)
             return float(self.engine.get_global_grad_norm())
         grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads))
@@ -187,10 +188,17 @@ class Learner:
             raise LossError(_not_finite(what, step, self.settings.skipped_steps))
         return metrics | {"loss": _number(loss), "grad_norm": _number(norm), "skipped": what}
 
-    def _count_operations(self, batch: dict[str, torch.Tensor], rows: Sequence[dict[str, Any]]) -> float:
+    def _count_operations(self, batch: dict[str, torch.Tensor]) -> float:
         all_weights = self.settings.method == "full"
         operations = training_operations(self.engine, batch, parts=self.logit_parts, all_weights=all_weights)
-        return operations / sum(len(row["input_ids"]) for row in rows)
+        return operations / batch["input_ids"].numel()
+
+
+def _forget_gradients_of_a_skipped_step(optimizer: Any) -> None:
+    """DeepSpeed 0.19 keeps them under ZeRO-1 and 2 in bfloat16 with the optimizer offloaded, and adds the next ones."""
+    if getattr(optimizer, "overflow", False) and hasattr(optimizer, "averaged_gradients"):
+        for group in optimizer.averaged_gradients:
+            optimizer.averaged_gradients[group] = None
 
 
 def _count(sums: torch.Tensor, batch: dict[str, torch.Tensor], losses: torch.Tensor, places: Places) -> None:

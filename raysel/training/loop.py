@@ -4,6 +4,7 @@ It goes through the planned steps one after another, from the newest whole check
 `learner`.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,23 @@ def train(
     `asked_to_checkpoint` is asked in each step whether a checkpoint is to be written after it. Raises `LossError`, on
     every worker, at a loss or gradient that is not finite, unless `settings.skipped_steps` allows for it.
     """
+    outcome = _train(training, model_folder, tokenizer, export_folder, report, asked_to_checkpoint)
+    lora = training.settings.method == "lora"
+    if lora and training.settings.lora.merge and torch.distributed.get_rank() == 0:
+        # It takes room for a model of its own: the trained one is gone with the call above.
+        gc.collect()
+        merge(model_folder, export_folder, tokenizer, trust_remote_code=training.trust_remote_code)
+    return outcome
+
+
+def _train(
+    training: Training,
+    model_folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    export_folder: Path,
+    report: Callable[[dict[str, Any]], None],
+    asked_to_checkpoint: Callable[[], bool],
+) -> Outcome:
     settings = training.settings
     refuse_wrong_keys(settings)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -94,7 +112,6 @@ def train(
                     report({"step": steps - 1, **{f"heldout_{name}": entry[name] for name in ("loss", "loss_by_lang")}})
 
         def checkpoint() -> int:
-            measure(done)
             checkpoints.write(engine, done, log, heldout)
             learner.checkpointed = time.monotonic()
             return done
@@ -108,9 +125,16 @@ def train(
             if rank == 0:
                 report(log[-1])
             done = step.step + 1
-            if learner.checkpoint_due or done % settings.checkpoint_steps == 0:
+            scheduled = done % settings.checkpoint_steps == 0
+            # What a clock or a notice asks for is urgent, and no candidate for the best: the next run has another.
+            if scheduled:
+                measure(done)
+            if scheduled or learner.checkpoint_due:
                 saved = checkpoint()
             started = time.perf_counter()
+        if heldout and heldout[-1]["steps"] != done:
+            measure(done)
+            saved = -1
         if saved != done:
             checkpoint()
         exported = (best_steps(heldout) if settings.export == "best" else None) or done
@@ -120,6 +144,4 @@ def train(
         if rank == 0:
             save(engine.module, tokenizer, weights, export_folder)
         engine.destroy()
-    if rank == 0 and settings.method == "lora" and settings.lora.merge:
-        merge(model_folder, export_folder, tokenizer, trust_remote_code=trust_remote_code)
     return Outcome(log, heldout, whole["steps"] if whole else None, exported)

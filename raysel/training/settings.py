@@ -62,9 +62,9 @@ class TrainingSettings(Section):
     clip_norm bounds the norm of the gradient (null: no bound). workers defaults to one per GPU, without GPUs to two.
     A step whose loss or gradient is not finite ends the run, unless up to skipped_steps of them may be passed over.
     A checkpoint is written every checkpoint_steps steps, when checkpoint_minutes have gone since the last, and at the
-    end; the last checkpoints_kept stay, and the one with the least loss on what is held out. export says which weights
-    come out: the last, or those of that best checkpoint. A group of workers that lost one is started again up to
-    max_failures times. timeout_minutes bounds every collective operation.
+    end; the last checkpoints_kept stay, and of those by steps the one with the least loss on what is held out. export
+    says which weights come out: the last, or those of that best checkpoint. A group of workers that lost one is started
+    again up to max_failures times. timeout_minutes bounds every collective operation.
     micro_batch_tokens bounds what goes through the model at once: as many rows as it has room for, at least one. More
     share what ZeRO-2 and 3 send between the workers, and take more memory.
     trackers are told every metric besides the run's own log: `tensorboard` writes event files below
@@ -82,7 +82,7 @@ class TrainingSettings(Section):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(1.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    skipped_steps: int = Field(0, ge=0)
+    skipped_steps: int = execution(0, ge=0)
     export: Literal["last", "best"] = "last"
     zero: Literal[0, 1, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = execution("none")

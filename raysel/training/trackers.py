@@ -4,9 +4,10 @@ A tracker is made by `(folder) -> ExperimentTracker` and found by its name among
 group `raysel.trackers`; a package of the user's own can add one for any service.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,17 +63,38 @@ def refuse_unknown_trackers(names: Sequence[str]) -> None:
             )
 
 
+class Trackers:
+    """Several trackers. One that fails (a full disk, a service out of reach) is left out from then on, with a note."""
+
+    def __init__(self, opened: Mapping[str, ExperimentTracker], note: Callable[[str], None]) -> None:
+        self.opened, self.note = dict(opened), note
+
+    def log(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Lines of the log, in the order in which they came."""
+        for line in lines:
+            self._each(methodcaller("log", line["step"], scalars_of(line)))
+
+    def close(self) -> None:
+        self._each(methodcaller("close"))
+
+    def _each(self, what: Callable[[ExperimentTracker], None]) -> None:
+        for name, tracker in list(self.opened.items()):
+            try:
+                what(tracker)
+            except OSError as error:
+                del self.opened[name]
+                self.note(f"tracker {name} is left out from here on: {error}")
+
+
 @contextmanager
-def open_trackers(names: Sequence[str], folder: Path) -> Iterator[list[ExperimentTracker]]:
+def open_trackers(names: Sequence[str], folder: Path, note: Callable[[str], None]) -> Iterator[Trackers]:
     """The trackers of these names, each with the folder `folder`/<name>; closed when the block ends."""
-    with ExitStack() as opened:
-        trackers = []
-        for name in names:
-            [point] = entry_points(group=GROUP, name=name)
-            tracker = point.load()(folder / name)
-            opened.callback(tracker.close)
-            trackers.append(tracker)
+    points = {name: entry_points(group=GROUP, name=name) for name in names}
+    trackers = Trackers({name: point.load()(folder / name) for name, [point] in points.items()}, note)
+    try:
         yield trackers
+    finally:
+        trackers.close()
 
 
 def scalars_of(metrics: Mapping[str, Any]) -> dict[str, float]:

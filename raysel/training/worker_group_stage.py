@@ -6,7 +6,6 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.loop import Outcome, Training
 from raysel.training.model_card import ModelCard, card_text
-from raysel.training.trackers import ExperimentTracker, open_trackers, scalars_of
+from raysel.training.trackers import Trackers, open_trackers
 
 POLL_SECONDS = 0.5
 START_FAILURES = 5
@@ -71,7 +70,7 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
         stop = threading.Event()
         with (
             run.progress.track(training.tokens.summary["steps"], "steps") as bar,
-            open_trackers(training.settings.trackers, _tracker_folder(run.attempt)) as trackers,
+            open_trackers(training.settings.trackers, _tracker_folder(run.attempt), run.progress.note) as trackers,
         ):
             watcher = threading.Thread(target=_watch, args=(board, bar, trackers, stop), daemon=True)
             watcher.start()
@@ -182,8 +181,9 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
 def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
     """Write what was trained and, last, the log."""
     attempt, settings, log = job.training.attempt, job.training.settings, outcome.log
+    steps = job.training.tokens.summary["steps"]
     result = {
-        "steps": job.training.tokens.summary["steps"],
+        "steps": steps,
         "first_loss": log[0]["loss"],
         "last_loss": log[-1]["loss"],
         "skipped": sum("skipped" in line for line in log),
@@ -196,7 +196,8 @@ def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
         "merged": settings.method == "lora" and settings.lora.merge,
         "resumed_from": outcome.resumed_from,
         "heldout_loss": [outcome.heldout[at]["loss"] for at in (0, -1)] if outcome.heldout else None,
-        "exported": outcome.exported,
+        # The last steps may have had nothing to learn.
+        "exported": steps if outcome.exported == log[-1]["step"] + 1 else outcome.exported,
     }
     if job.card is not None:
         (export / "README.md").write_text(card_text(job.card, result, outcome.heldout), encoding="utf-8")
@@ -249,7 +250,7 @@ class _Board:
         return taken
 
 
-def _watch(board: Any, bar: Tracker, trackers: Sequence[ExperimentTracker], stop: threading.Event) -> None:
+def _watch(board: Any, bar: Tracker, trackers: Trackers, stop: threading.Event) -> None:
     """Show and pass on what comes until `stop` is set, and what is there then."""
     is_last = False
     while not is_last:
@@ -258,9 +259,7 @@ def _watch(board: Any, bar: Tracker, trackers: Sequence[ExperimentTracker], stop
             lines = ray.get(board.take.remote())
         except RayActorError:  # lost with its node: it starts again on another
             continue
-        for metrics in lines:
-            for tracker in trackers:
-                tracker.log(metrics["step"], scalars_of(metrics))
+        trackers.log(lines)
         steps = [metrics for metrics in lines if "tokens_per_second" in metrics]
         if steps:
             loss = "skipped" if steps[-1]["loss"] is None else f"loss {steps[-1]['loss']:.4f}"

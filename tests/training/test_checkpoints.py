@@ -107,7 +107,7 @@ def test_the_trained_order_is_written_beside_the_checkpoint(
         learn(tiny_llama, tokens, settings, "m", killed_after(4))
     whole = json.loads((folder_of(store, "m") / "checkpoint-00000004" / "whole.json").read_text())
     pieces = [Path(store.root) / "model" / "m" / piece["path"] for piece in whole["log"]]
-    assert [piece.name for piece in pieces] == ["00000000-00000002.jsonl", "00000002-00000004.jsonl"]
+    assert [piece.name for piece in pieces] == ["until-00000002.jsonl", "until-00000004.jsonl"]
     trained = [json.loads(line) for piece in pieces for line in piece.read_text().splitlines()]
     planned: dict[int, list[int]] = {}
     ids: dict[int, str] = {}
@@ -166,3 +166,45 @@ def test_what_ended_before_its_model_was_saved_trains_nothing_again(learn, store
     assert again.resumed_from == 3
     assert losses(again.log) == losses(first.log)
     assert_same_weights(folder, same)
+
+
+@pytest.mark.parametrize("zero", [2, pytest.param(0, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_steps_without_anything_to_learn_are_passed_over(learn, store: Store, tiny_llama: Path, zero: int) -> None:
+    """One on the way and the last: two resumes lose no line of the log, no update and no held-out loss."""
+    data = TokenSettings(max_tokens=42, batch_samples=1)
+    tokens = write_tokens(store, tiny_llama, 30, data, heldout=7)
+    trained = sorted({row["step"] for row in tokens.read("tokens").to_pylist()})
+    assert trained == [0, 1, 3, 4, 5, 8, 9, 10, 11, 14, 16, 18, 20, 22, 24, 27]
+    settings = TrainingSettings(data=data, zero=zero, method="full", learning_rate=1e-2, checkpoint_steps=3)
+    undisturbed, folder = learn(tiny_llama, tokens, settings, "undisturbed")
+    assert [line["step"] for line in undisturbed.log] == trained
+    assert [entry["steps"] for entry in undisturbed.heldout] == [0, 6, 9, 12, 15, 21, 28]
+    for step in (10, 24):
+        with pytest.raises(KilledError):
+            learn(tiny_llama, tokens, settings, "killed", killed_after(step))
+    resumed, again = learn(tiny_llama, tokens, settings, "killed")
+    assert resumed.resumed_from == 21
+    assert [line["step"] for line in resumed.log] == trained
+    assert losses(resumed.log) == pytest.approx(losses(undisturbed.log), abs=1e-6)
+    assert [e["loss"] for e in resumed.heldout] == pytest.approx([e["loss"] for e in undisturbed.heldout], abs=1e-6)
+    assert_same_weights(folder, again)
+
+
+def test_what_was_begun_and_never_ended_does_not_drive_out_a_whole_checkpoint(
+    learn, store: Store, tiny_llama: Path
+) -> None:
+    tokens = write_tokens(store, tiny_llama, 26, DATA)
+    settings = TrainingSettings(data=DATA, zero=0, checkpoint_steps=1, checkpoints_kept=1)
+
+    def leave_half_a_checkpoint(metrics: dict) -> None:
+        if metrics["step"] == 1:
+            half = folder_of(store, "m") / "checkpoint-00000020"
+            half.mkdir()
+            (half / "00000-of-00001.safetensors").write_bytes(b"half")
+        if metrics["step"] == 4:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        learn(tiny_llama, tokens, settings, "m", leave_half_a_checkpoint)
+    resumed, _ = learn(tiny_llama, tokens, settings, "m")
+    assert resumed.resumed_from == 4

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from raysel.models.loading import load_causal_lm, load_tokenizer
 from raysel.store import Store
+from raysel.training.engine import AdapterError
 from raysel.training.export import save
 from raysel.training.settings import LoraSettings, TokenSettings, TrainingSettings
 from tests.training.runs import write_tokens
@@ -133,3 +134,10 @@ def test_a_merged_model_keeps_the_type_of_its_base(learn, store: Store, tiny_lla
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all("proj" in name for name in changed)
+
+
+def test_adapters_on_tied_embeddings_cannot_be_merged(learn, store: Store, tied_llama: Path) -> None:
+    tokens = write_tokens(store, tied_llama, 8, DATA)
+    lora = LoraSettings(merge=True, targets=["lm_head", "q_proj"])
+    with pytest.raises(AdapterError, match=r"merge cannot add adapters to embeddings that are tied.*lm_head"):
+        learn(tied_llama, tokens, TrainingSettings(data=DATA, lora=lora))

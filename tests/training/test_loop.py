@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from raysel.models.loading import load_causal_lm, load_tokenizer
 from raysel.store import Store
-from raysel.training.engine import AdapterError, DeepSpeedKeyError
+from raysel.training.engine import AdapterError, DeepSpeedKeyError, draws_at_random
 from raysel.training.learner import LossError
 from raysel.training.settings import LoraSettings, TokenSettings, TrainingSettings
 from tests.training.runs import KilledError, assert_same_weights, killed_after, losses, plain_losses, write_tokens
@@ -190,6 +191,54 @@ def test_steps_whose_loss_is_no_number_can_be_skipped(
     one_less = settings.model_copy(update={"skipped_steps": 1})
     with pytest.raises(LossError, match=rf"step {max(bad)}: .* 1 before it were skipped \(training.skipped_steps\)"):
         learn(tmp_path / "broken", tokens, one_less, "stopped")
+
+
+@pytest.mark.parametrize("zero", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_the_first_step_can_be_skipped_in_bfloat16_with_the_optimizer_offloaded(
+    learn, store: Store, tiny_llama: Path, tmp_path: Path, zero: int
+) -> None:
+    """Also where a checkpoint follows before the first update; the gradient of the next step is its own."""
+    tokens = write_tokens(store, tiny_llama, 26, DATA)
+    rows = tokens.read("tokens").to_pylist()
+    first = {token for row in rows if row["step"] == 0 for token in row["input_ids"]}
+    rest = {token for row in rows if row["step"] > 0 for token in row["input_ids"]}
+    assert first - rest, "no token of the first step is its own"
+    model = load_causal_lm(tiny_llama)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[min(first - rest)] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    load_tokenizer(tiny_llama).save_pretrained(tmp_path / "broken")
+    settings = TrainingSettings(
+        data=DATA,
+        zero=zero,
+        dtype="bfloat16",
+        offload="optimizer",
+        learning_rate=1e-2,
+        checkpoint_steps=1,
+        skipped_steps=1,
+    )
+    outcome, folder = learn(tmp_path / "broken", tokens, settings, "undisturbed")
+    assert [line["step"] for line in outcome.log if "skipped" in line] == [0]
+    assert losses(outcome.log)[-1] is not None
+    with pytest.raises(KilledError):
+        learn(tmp_path / "broken", tokens, settings, "killed", killed_after(1))
+    resumed, again = learn(tmp_path / "broken", tokens, settings, "killed")
+    assert resumed.resumed_from == 1
+    assert losses(resumed.log)[1:] == pytest.approx(losses(outcome.log)[1:], abs=1e-4)
+    assert_same_weights(folder, again, atol=1e-4, rtol=1e-2)
+
+
+def test_dropout_is_seen_wherever_a_family_says_it() -> None:
+    shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for name, settings, expected in (
+        ("OPT", {"ffn_dim": 16, "word_embed_proj_dim": 16, "dropout": 0.1}, True),
+        ("OPT", {"ffn_dim": 16, "word_embed_proj_dim": 16, "dropout": 0.0}, False),
+        ("Bloom", {"hidden_dropout": 0.1}, True),
+        ("Llama", {"intermediate_size": 16}, False),
+        ("Llama", {"intermediate_size": 16, "attention_dropout": 0.1}, True),
+    ):
+        config = getattr(transformers, f"{name}Config")(**shape, **settings)
+        assert draws_at_random(transformers.AutoModelForCausalLM.from_config(config)) is expected, (name, settings)
 
 
 def test_the_loss_is_known_by_language_task_and_level(learn, store: Store, tiny_llama: Path) -> None:
