@@ -2,13 +2,16 @@
 
     python benchmarks/training.py packing --corpus corpus.parquet    # packed rows on Ray and DeepSpeed against padding
     python benchmarks/training.py overhead --corpus corpus.parquet   # Ray's and DeepSpeed's own share, by ZeRO stage
+    python benchmarks/training.py engine --corpus corpus.parquet     # DeepSpeed's alone, step by step in one process
 
-Ratios hold within one run, medians over its rounds; seconds depend on the machine. Start-up is left out: steps from
-the third on count. Random weights serve.
+Ratios hold within one run, medians over its rounds (`engine`: over the steps); seconds depend on the machine. Start-up
+is left out: steps from the third on count. Random weights serve.
 """
 
 import argparse
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -34,7 +37,9 @@ from raysel.tables import CORPUS, ORDER
 from raysel.training import model_stage
 from raysel.training.base_model import train_tokenizer
 from raysel.training.batches import collate, groups, read_steps
+from raysel.training.engine import connect, start_engine, trainable_model
 from raysel.training.examples import IGNORED, instruction_example
+from raysel.training.learner import Learner
 from raysel.training.loss import token_losses
 from raysel.training.settings import TokenSettings, TrainingSettings
 from raysel.training.token_shards import even_steps, summarize, write_token_shard
@@ -47,7 +52,7 @@ ROWS_AT_ONCE = 4  # as training.micro_batch_tokens has them by default
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["packing", "overhead"])
+    parser.add_argument("what", choices=["packing", "overhead", "engine"])
     parser.add_argument("--corpus", type=Path, required=True, help="a Parquet file with lang, prompt and response")
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--rounds", type=int, default=3)
@@ -56,8 +61,10 @@ def main() -> None:
         bench = Bench(Path(folder), cluster, arguments.corpus, arguments.steps)
         if arguments.what == "packing":
             compare_packing(bench, arguments.rounds)
-        else:
+        elif arguments.what == "overhead":
             compare_overhead(bench, arguments.rounds)
+        else:
+            compare_engine(bench)
 
 
 class Bench:
@@ -198,6 +205,50 @@ def compare_overhead(bench: Bench, rounds: int) -> None:
             plain.append(bench.same_rows(tokens))
         ratios = [(a + b) / 2 / own for (a, b), own in zip(pairwise(plain), seconds, strict=True)]
         print(f"| {zero} | {median(seconds):.2f} | {median(plain):.2f} | {median(ratios):.2f} |", flush=True)
+
+
+def compare_engine(bench: Bench) -> None:
+    """A plain step and one of the engine on the same rows, in turn: what disturbs the machine disturbs both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(group, DS_ACCELERATOR="cpu")
+    connect(5.0)
+    tokens, cpu = bench.tokens(packing=True), torch.device("cpu")
+    print("| ZeRO | engine, ms a step | plain PyTorch, ms a step | times as fast |\n| --- | --- | --- | --- |")
+    for zero in (0, 1, 2, 3):
+        settings = TrainingSettings(
+            data=TokenSettings(max_tokens=MAX_TOKENS, batch_samples=BATCH), method="full", zero=zero
+        )
+        plain = load_causal_lm(bench.model, dtype="float32").train()
+        optimizer = torch.optim.AdamW(plain.parameters(), lr=2e-4)
+        times: list[tuple[float, float]] = []
+        with trainable_model(bench.model, settings, seed=0, trust_remote_code=False) as model:
+            learner = Learner(
+                start_engine(model, settings),
+                settings,
+                seed=0,
+                steps=tokens.summary["steps"],
+                heldout=None,
+                skipped=0,
+                asked_to_checkpoint=lambda: False,
+            )
+            for step in read_steps(tokens, 0):
+                started = time.perf_counter()
+                for rows in groups(step.rows, ROWS_AT_ONCE):
+                    batch = collate(rows, step.positions, cpu)
+                    (token_losses(plain, batch)[0].sum() / step.trained_tokens).backward()
+                torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                between = time.perf_counter()
+                learner.learn(step)
+                times.append((between - started, time.perf_counter() - between))
+            learner.engine.destroy()
+        counted = times[WARM:]
+        without, own = (1000 * median(column) for column in zip(*counted, strict=True))
+        print(f"| {zero} | {own:.0f} | {without:.0f} | {median(a / b for a, b in counted):.2f} |", flush=True)
 
 
 def show(ways: dict[str, Callable[[], float]], rounds: int) -> None:
