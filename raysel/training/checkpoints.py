@@ -211,9 +211,23 @@ def _full_state(engine: Any, parameter: torch.nn.Parameter, kind: str) -> torch.
 
 
 def _set_full_state(engine: Any, parameter: torch.nn.Parameter, kind: str, value: torch.Tensor) -> None:
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed.utils import (
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
 
-    if engine.zero_optimization_stage() == 0:
+    if engine.zero_optimization_stage() == 3:
+        # Given whole, DeepSpeed 0.19 fails on the last worker where the weights cannot be divided evenly.
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        size = -(-value.numel() // world)
+        own = torch.nn.functional.pad(value.flatten(), (0, size * world - value.numel()))[rank * size :][:size]
+        if kind == "weight":
+            safe_set_local_fp32_param(parameter, own)
+        else:
+            safe_set_local_optimizer_state(parameter, own, kind)
+    elif engine.zero_optimization_stage() == 0:
         target = parameter if kind == "weight" else engine.optimizer.state[parameter][kind]
         target.data.copy_(value)
     elif kind == "weight":

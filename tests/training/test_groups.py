@@ -62,7 +62,8 @@ def train_in_processes(world: int, jobs: list[dict[str, Any]]) -> None:
             worker.stdin.close()
             worker.stdin = None
         errors = [worker.communicate()[1] for worker in workers]
-        assert [worker.returncode for worker in workers] == [0] * world, errors[0][-3000:]
+        # The first to fail is the one whose last words are not about a lost peer.
+        assert [worker.returncode for worker in workers] == [0] * world, "\n\n".join(e[-1500:] for e in errors)
     finally:
         for worker in workers:
             worker.kill()
