@@ -1,9 +1,12 @@
 """Sharing out a whole number of rows."""
 
 from collections.abc import Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", str, tuple[str, str | None])
 
 
-def largest_remainder(rows: Mapping[str, int], total: int) -> dict[str, int]:
+def largest_remainder(rows: Mapping[Name, int], total: int) -> dict[Name, int]:
     """`total` (at most the sum of `rows`) shared out in proportion to `rows`, by largest remainder; ties by name.
 
     Whole numbers throughout: a share computed in floating point can land on the wrong side of a tie.

@@ -30,7 +30,14 @@ NAME_OR_PATH = (("corpus", "path"), ("model", "path"), ("embedding", "model", "p
 TEMPLATES = tuple(
     (*keys, *more) for keys in (("model", "template"), ("embedding", "model", "template")) for more in ((), ("name",))
 )
-PATH_KEYS = (("storage",), ("evaluation", "tasks"), ("training", "deepspeed"), *TEMPLATES, *NAME_OR_PATH)
+PATH_KEYS = (
+    ("storage",),
+    ("evaluation", "tasks"),
+    ("training", "deepspeed"),
+    ("curriculum", "trained_order"),
+    *TEMPLATES,
+    *NAME_OR_PATH,
+)
 
 
 class ExperimentError(UserError):
@@ -83,11 +90,22 @@ class Experiment(Section):
             raise ValueError("embedding.model.base: a small base model can only be made as the experiment's model")
         return self
 
+    @model_validator(mode="after")
+    def a_loss_aware_curriculum_knows_its_steps(self) -> "Experiment":
+        if self.curriculum.kind == "loss_aware" and self.training.data.batch_tokens is not None:
+            raise ValueError(
+                "training.data.batch_tokens with curriculum.kind loss_aware: the samples of a step are not known "
+                "beforehand, so their tokens cannot be counted; use training.data.batch_samples"
+            )
+        return self
+
     def warnings(self) -> list[str]:
         """Settings that were given but change nothing in this run, one sentence each."""
         idle = [f"{path}.{reason}" for path, section in _sections("", self) for reason in section.without_effect()]
         if self.mixture.quota == "everything" and "selection" in self.model_fields_set:
             idle.append("selection.method: with mixture.quota everything the whole pool is trained on; it only ranks")
+        if self.mixture.parallel and "selection" in self.model_fields_set:
+            idle.append("selection.method: mixture.parallel draws the items, and nothing is left to choose from")
         return [f"setting without effect: {reason}" for reason in idle]
 
 

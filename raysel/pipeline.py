@@ -26,15 +26,15 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 STAGES: dict[str, tuple[int, str]] = {
     "corpus": (3, "raysel.corpus.stage:run"),
     "base_model": (3, "raysel.training.base_model_stage:run"),
-    "quota": (1, "raysel.mixture.quota_stage:run"),
+    "quota": (2, "raysel.mixture.quota_stage:run"),
     "vectors": (5, "raysel.embedding.stage:run"),
     "sums": (2, "raysel.separability.sums_stage:run"),
     "scores": (2, "raysel.separability.scores_stage:run"),
-    "pool": (2, "raysel.separability.pool_stage:run"),
-    "subset": (1, "raysel.selection.stage:run"),
-    "order": (1, "raysel.mixture.order_stage:run"),
-    "tokens": (3, "raysel.training.tokens_stage:run"),
-    "model": (3, "raysel.training.model_stage:run"),
+    "pool": (3, "raysel.separability.pool_stage:run"),
+    "subset": (2, "raysel.selection.stage:run"),
+    "order": (2, "raysel.mixture.order_stage:run"),
+    "tokens": (4, "raysel.training.tokens_stage:run"),
+    "model": (4, "raysel.training.model_stage:run"),
     "results": (1, "raysel.evaluation.stage:run"),
     "report": (4, "raysel.report.stage:run"),
 }
@@ -96,6 +96,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     from raysel.corpus.stage import leaf_files as corpus_files
     from raysel.evaluation.tasks import check
     from raysel.evaluation.tasks import leaf_files as task_files
+    from raysel.mixture.order_stage import trained_order_file
     from raysel.models.templates import template_source
 
     seed, model = experiment.seed, experiment.model
@@ -164,10 +165,32 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     clustered = {"label": separability.label, "clusters": separability.clusters}
     add("scores", "scores", {"separability": clustered}, "sums", *against)
     lengths = ("vectors",) if experiment.preselect.band == "length_matched" else ()
-    add("pool", "pool", {"preselect": experiment.preselect, "seed": seed}, "scores", "quota", *lengths)
+    by_task = ("corpus",) if experiment.mixture.by_task else ()
+    add("pool", "pool", {"preselect": experiment.preselect, "seed": seed}, "scores", "quota", *lengths, *by_task)
     uses_vectors = ("vectors",) if experiment.selection.method == "kmc" else ()
     add("subset", "subset", {"selection": experiment.selection, "seed": seed}, "pool", "quota", *uses_vectors)
-    add("order", "order", {"curriculum": experiment.curriculum, "seed": seed}, "subset", "scores", "corpus")
+    curriculum, epochs = experiment.curriculum, experiment.training.data.epochs
+    mixture = experiment.mixture
+    repeated = ("quota",) if mixture.shortfall == "repeat" and mixture.quota != "everything" else ()
+    recorded: dict[str, Leaf] = {}
+    if curriculum.trained_order is not None and curriculum.kind == "replay":
+        file = trained_order_file(curriculum.trained_order)
+        recorded["trained_order"] = Leaf(file, _digests(store, [file]))
+    add(
+        "order",
+        "order",
+        {
+            "curriculum": counted(curriculum) | {"trained_order": None},
+            "seed": seed,
+            "epochs": epochs if curriculum.repetition == "reshuffled" else 1,
+        },
+        "subset",
+        "scores",
+        "corpus",
+        *repeated,
+        leaves=recorded,
+        execution={"curriculum": curriculum},
+    )
     trained = {"seed": seed, "trust_remote_code": trusted}
     add(
         "tokens",

@@ -38,6 +38,7 @@ QUOTA = pa.schema(
         pa.field("count", pa.int64(), nullable=False),
     ]
 )
+PARALLEL = pa.schema([pa.field("id", pa.string()), pa.field("lang", pa.string())])
 CHOSEN = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -54,6 +55,28 @@ ORDER = pa.schema(
         pa.field("lang", pa.string(), nullable=False),
         pa.field("task", pa.string()),
         pa.field("level", pa.int64()),
+    ]
+)
+# What a loss-aware curriculum trains on has no position beforehand: level after level, in the order of `place`.
+QUEUES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("place", pa.int64(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("task", pa.string()),
+        pa.field("level", pa.int64(), nullable=False),
+    ]
+)
+TRAINED_ORDER = ORDER.append(pa.field("step", pa.int64(), nullable=False))
+QUEUED_TOKENS = pa.schema(
+    [
+        pa.field("place", pa.int64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("task", pa.string()),
+        pa.field("level", pa.int64(), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),
     ]
 )
 TOKENS = pa.schema(
@@ -102,10 +125,14 @@ SCHEMAS: dict[str, pa.Schema] = {
     "heldout": CORPUS,
     "scores": SCORES,
     "quota": QUOTA,
+    "parallel": PARALLEL,
     "pool": CHOSEN,
     "subset": CHOSEN,
     "order": ORDER,
+    "queues": QUEUES,
+    "trained_order": TRAINED_ORDER,
     "tokens": TOKENS,
+    "queued_tokens": QUEUED_TOKENS,
     "heldout_tokens": TOKENS,
     "results": RESULTS,
     "items": ITEMS,

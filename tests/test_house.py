@@ -88,5 +88,6 @@ STORE_IN_A_ROOM = {
     "raysel.training.batches",
     "raysel.training.checkpoints",
     "raysel.training.loop",
+    "raysel.training.queued_tokens",
     "raysel.training.token_shards",
 }

@@ -1,36 +1,58 @@
 """Stage `quota`: rows to train on for each language, from the corpus's counts alone."""
 
 import random
+from collections import Counter
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysel.languages.codes import normalise
 from raysel.languages.settings import LanguagesSettings
-from raysel.mixture.quota import QuotaError, proportional
+from raysel.mixture.parallel import choose_items, common_items, rows_of_items
+from raysel.mixture.quota import Cell, QuotaError, around_pivot, even, proportional, settle, tempered
 from raysel.mixture.settings import MixtureSettings
 from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import QUOTA
 
 
 def run(run: StageRun) -> StageOutput:
+    """Write table `quota`; with parallel items, also `parallel`: the rows of the items that were drawn.
+
+    The summary has counts and available (rows by language), cells (language, task or null, count, available), by_task,
+    binding (false where everything is trained on), parallel, shortfall and unseen.
+    """
     mixture: MixtureSettings = run.settings["mixture"]
-    available = _chosen(run.settings["languages"], run.inputs["corpus"].summary["languages"], run.settings["seed"])
-    if mixture.quota == "counts":
-        counts = _explicit(mixture.counts, available)
-    elif mixture.quota == "proportional":
-        counts = proportional(available, mixture.total or 0)
-    else:
-        counts = available
-    kept = {lang: count for lang, count in sorted(counts.items()) if count > 0}
-    table = pa.table({"lang": list(kept), "task": [None] * len(kept), "count": list(kept.values())}, schema=QUOTA)
-    record = run.attempt.write_table("quota", 0, table)
+    corpus = run.inputs["corpus"]
+    chosen = _seen(_chosen(run.settings["languages"], corpus.summary["languages"], run.settings["seed"]), mixture)
+    available = _available(corpus.summary["cells"], chosen, mixture)
+    if not any(available.values()):
+        raise QuotaError("the chosen languages have no row of the tasks that mixture names")
+    wanted = _wanted(mixture, available)
+    records = []
+    if mixture.parallel:
+        parallel = run.cluster.run_task(write_parallel, mixture, wanted, run.settings["seed"], corpus, run.attempt)
+        records.append(parallel)
+        available = {(lang, task): n for lang, task, n in parallel.summary["available"]}
+    counts = {cell: n for cell, n in sorted(settle(wanted, available, mixture.shortfall).items()) if n}
+    if mixture.parallel:
+        # Nothing is left to choose from: the items of each language are settled.
+        available = {cell: min(count, available[cell]) for cell, count in counts.items()}
+    columns = {"lang": [lang for lang, _ in counts], "task": [task for _, task in counts], "count": [*counts.values()]}
+    records.insert(0, run.attempt.write_table("quota", 0, pa.table(columns, schema=QUOTA)))
     summary = {
-        "counts": kept,
-        "available": {lang: available[lang] for lang in kept},
+        "counts": _by_language(counts),
+        "available": _by_language({cell: available[cell] for cell in counts}),
+        "cells": [[lang, task, n, available[lang, task]] for (lang, task), n in counts.items()],
+        "by_task": mixture.by_task,
         # With no quota given, everything in the pool is trained on (LangGPS): the counts bind nothing.
         "binding": mixture.quota != "everything",
+        "parallel": mixture.parallel,
+        "shortfall": mixture.shortfall,
+        "unseen": [normalise(name) for name in mixture.unseen],
     }
-    return StageOutput([record], summary)
+    return StageOutput(records, summary)
 
 
 def _chosen(languages: LanguagesSettings, available: dict[str, int], seed: int) -> dict[str, int]:
@@ -45,17 +67,90 @@ def _chosen(languages: LanguagesSettings, available: dict[str, int], seed: int) 
     return {code: available[code] for code in codes}
 
 
-def _explicit(wanted: dict[str, int], available: dict[str, int]) -> dict[str, int]:
-    counts = {normalise(name): count for name, count in wanted.items()}
-    if len(counts) < len(wanted):
-        raise QuotaError(f"mixture.counts names a language twice: {', '.join(wanted)} are {', '.join(counts)}")
-    _refuse_absent("mixture.counts", list(counts), available)
-    short = [
-        f"{lang}: wanted {n:,}, available {available[lang]:,}" for lang, n in counts.items() if n > available[lang]
-    ]
-    if short:
-        raise QuotaError("mixture.counts asks for more than the corpus has:\n  " + "\n  ".join(short))
-    return counts
+def _seen(chosen: dict[str, int], mixture: MixtureSettings) -> list[str]:
+    unseen = [normalise(name) for name in mixture.unseen]
+    named = {normalise(lang) for lang, _ in mixture.wanted()}
+    both = sorted(named & set(unseen))
+    if both:
+        raise QuotaError(f"mixture.unseen names {', '.join(both)}, which mixture.counts trains on")
+    seen = [lang for lang in chosen if lang not in unseen]
+    if not seen:
+        raise QuotaError("mixture.unseen leaves no language to train on")
+    return seen
+
+
+def _available(cells: list[list[Any]], languages: list[str], mixture: MixtureSettings) -> dict[Cell, int]:
+    """Rows of each language, and of each asked task where tasks are told apart."""
+    tasks = mixture.tasks
+    if mixture.quota == "counts" and mixture.by_task:
+        tasks = sorted({task for _, task in mixture.wanted() if task is not None})
+    known = sorted({task for _, task, _ in cells if task is not None})
+    absent = [task for task in tasks or [] if task not in known]
+    if absent:
+        raise QuotaError(
+            f"mixture names the tasks {', '.join(absent)}, which the corpus does not have: {', '.join(known) or 'none'}"
+        )
+    found: Counter[Cell] = Counter(
+        {(lang, task): 0 for lang in languages for task in (tasks if mixture.by_task and tasks else [None])}
+    )
+    for lang, task, rows in cells:
+        if lang in languages and (tasks is None or task in tasks):
+            found[lang, task if mixture.by_task else None] += rows
+    return dict(found)
+
+
+def _wanted(mixture: MixtureSettings, available: dict[Cell, int]) -> dict[Cell, int]:
+    total = mixture.total or 0
+    match mixture.quota:
+        case "proportional":
+            return proportional(available, total)
+        case "even":
+            return even(available, total)
+        case "temperature":
+            return tempered(available, total, mixture.temperature or 1.0)
+        case "pivot":
+            pivot = normalise(mixture.pivot)
+            if mixture.pivot_rows and pivot not in {lang for lang, _ in available}:
+                raise QuotaError(f"mixture.pivot {mixture.pivot!r} is not among the languages that are trained on")
+            rows = {"pivot_rows": mixture.pivot_rows or 0, "rows": mixture.rows_per_language or 0}
+            return around_pivot(available, pivot=pivot, **rows)
+        case "counts":
+            return _explicit(mixture, {lang for lang, _ in available})
+    return available
+
+
+def _explicit(mixture: MixtureSettings, languages: set[str]) -> dict[Cell, int]:
+    codes = [normalise(name) for name in mixture.counts]
+    if len(set(codes)) < len(codes):
+        raise QuotaError(f"mixture.counts names a language twice: {', '.join(mixture.counts)} are {', '.join(codes)}")
+    _refuse_absent("mixture.counts", codes, dict.fromkeys(sorted(languages), 0))
+    return {(normalise(lang), task): count for (lang, task), count in mixture.wanted().items()}
+
+
+def _by_language(counts: dict[Cell, int]) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for (lang, _), count in counts.items():
+        totals[lang] += count
+    return dict(totals)
+
+
+def write_parallel(
+    mixture: MixtureSettings, wanted: dict[Cell, int], seed: int, corpus: Artifact, attempt: Attempt
+) -> ShardRecord:
+    """Ray task: draw the items and write their rows; the summary's `available` counts the common items by cell."""
+    languages = sorted({lang for lang, _ in wanted})
+    columns = ["id", "lang", "source", "group", "task"]
+    rows = corpus.read("corpus", columns, filters=pc.field("lang").isin(languages))
+    parts, available = [], []
+    for task in sorted({task for _, task in wanted}, key=str):
+        of_task = rows if task is None else rows.filter(pc.equal(rows["task"], task))
+        langs = [lang for lang in languages if (lang, task) in wanted]
+        items = common_items(of_task.filter(pc.is_in(of_task["lang"], pa.array(langs))), len(langs))
+        available += [[lang, task, items.num_rows] for lang in langs]
+        counts = {lang: min(wanted[lang, task], items.num_rows) for lang in langs}
+        chosen = choose_items(items, max(counts.values()), seed=seed)
+        parts.append(rows_of_items(of_task, chosen, counts))
+    return attempt.write_table("parallel", 0, pa.concat_tables(parts), summary={"available": available})
 
 
 def _refuse_absent(setting: str, codes: list[str], available: dict[str, int]) -> None:

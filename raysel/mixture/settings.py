@@ -6,39 +6,161 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from raysel.settings import Section
 
+Quota = Literal["everything", "proportional", "even", "temperature", "counts", "pivot"]
+# Which settings each kind of quota reads beside tasks, unseen, parallel and shortfall.
+READ_BY: dict[str, tuple[Quota, ...]] = {
+    "total": ("proportional", "even", "temperature"),
+    "temperature": ("temperature",),
+    "counts": ("counts",),
+    "pivot": ("pivot",),
+    "pivot_rows": ("pivot",),
+    "rows_per_language": ("pivot",),
+}
+
 
 class MixtureSettings(Section):
-    """The quota: `everything` in the pool, `proportional` shares of `total` rows, or `counts` per language."""
+    """The quota: how many rows of each of the chosen languages are trained on.
 
-    quota: Literal["everything", "proportional", "counts"] = "everything"
+    `everything` in the pool; `total` rows shared out in `proportion` to what there is, `even`ly (total // languages
+    each, arXiv 2410.07809) or by `temperature` T (in proportion to rows ** (1 / T)); `counts` per language, or per
+    language and task; `pivot`: pivot_rows of one language, English unless said otherwise, and rows_per_language of each
+    other one (arXiv 2504.16677).
+    tasks: only these are trained on, and what is counted is counted for each of them (`counts` names its own);
+    left out, tasks are not told apart. unseen: languages kept for evaluation only.
+    parallel: the same items (source, task, group) in every language; where counts differ, the smaller choice is part of
+    the larger.
+    shortfall, where a count cannot be met: refuse, take_all there is, or repeat rows.
+    """
+
+    quota: Quota = "everything"
     total: int | None = Field(None, ge=1)
-    counts: dict[str, NonNegativeInt] = {}
+    temperature: float | None = Field(None, gt=0)
+    counts: dict[str, NonNegativeInt | dict[str, NonNegativeInt]] = {}
+    pivot: str = "en"
+    pivot_rows: int | None = Field(None, ge=0)
+    rows_per_language: int | None = Field(None, ge=0)
+    tasks: list[str] | None = Field(None, min_length=1)
+    unseen: list[str] = []
+    parallel: bool = False
+    shortfall: Literal["refuse", "take_all", "repeat"] = "refuse"
 
     @model_validator(mode="after")
     def quota_has_what_it_needs(self) -> "MixtureSettings":
-        if self.quota == "proportional" and self.total is None:
-            raise ValueError("quota proportional needs total, the number of rows to train on")
-        if self.quota == "counts" and not any(self.counts.values()):
+        needed = [name for name, quotas in READ_BY.items() if self.quota in quotas]
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"quota {self.quota} needs {' and '.join(missing)}")
+        if self.quota == "counts" and not any(sum(_by_task(count).values()) for count in self.counts.values()):
             raise ValueError("quota counts needs counts, e.g. {en: 100, sw: 50}, with at least one above 0")
+        if self.quota == "pivot" and not self.pivot_rows and not self.rows_per_language:
+            raise ValueError("quota pivot with pivot_rows 0 and rows_per_language 0 trains on nothing")
         return self
 
+    @model_validator(mode="after")
+    def counts_tell_tasks_apart_or_do_not(self) -> "MixtureSettings":
+        kinds = {type(count) for count in self.counts.values()}
+        if len(kinds) > 1:
+            raise ValueError("counts gives some languages one number and others one for each task: choose one form")
+        if kinds and self.tasks is not None and self.quota == "counts":
+            raise ValueError("tasks beside counts: name the tasks in counts, e.g. {en: {qa: 100}}, and leave tasks out")
+        return self
+
+    @model_validator(mode="after")
+    def parallel_items_are_counted(self) -> "MixtureSettings":
+        if self.parallel and self.quota in ("everything", "proportional", "temperature"):
+            raise ValueError(f"parallel items need counts to be filled: quota even, counts or pivot, not {self.quota}")
+        return self
+
+    @property
+    def by_task(self) -> bool:
+        """Whether each task is counted on its own."""
+        if self.quota == "counts":
+            return any(isinstance(count, dict) for count in self.counts.values())
+        return self.tasks is not None
+
+    def wanted(self) -> dict[tuple[str, str | None], int]:
+        """`counts` by language, as written, and task."""
+        return {(lang, task): n for lang, count in self.counts.items() for task, n in _by_task(count).items()}
+
     def without_effect(self) -> list[str]:
-        idle = []
-        if self.total is not None and self.quota != "proportional":
-            idle.append(f"total: the quota is {self.quota}")
-        if self.counts and self.quota != "counts":
-            idle.append(f"counts: the quota is {self.quota}")
+        given = self.model_fields_set
+        idle = [
+            f"{name}: the quota is {self.quota}"
+            for name, quotas in READ_BY.items()
+            if name in given and getattr(self, name) not in (None, {}) and self.quota not in quotas
+        ]
+        if "shortfall" in given and self.shortfall != "refuse" and self.quota == "everything":
+            idle.append("shortfall: the quota is everything there is")
         return idle
 
 
-class CurriculumSettings(Section):
-    """The order of training: random, by separability up or down, or balanced over per-language quantile levels."""
+def _by_task(count: int | dict[str, int]) -> dict[str | None, int]:
+    return {None: count} if isinstance(count, int) else dict(count.items())
 
-    kind: Literal["random", "ascending", "descending", "balanced"] = "random"
+
+class LossAwareSettings(Section):
+    """How a loss-aware curriculum chooses (`loss_aware` has the rule): a block of block_steps steps takes from each
+    level in proportion to what is left of it times (its recent loss / the levels' mean) ** strength. memory: what is
+    kept of the recent loss when a block is added to it.
+    """
+
+    strength: float = 2.0
+    block_steps: int = Field(4, ge=1)
+    memory: float = Field(0.5, ge=0, lt=1)
+
+
+LEVELLED = ("balanced", "staged", "loss_aware")
+
+
+class CurriculumSettings(Section):
+    """The order of training: `random`, by separability `ascending` or `descending`, `balanced` over levels, `staged`
+    (the groups of levels in `stages` one after another, a share mix_in of each taken from all levels alike),
+    `loss_aware` (the share of each level follows its training loss) or `replay` (of a `trained_order`, a Parquet file
+    or the folder of a model that was trained by a loss-aware curriculum).
+
+    levels: quantiles of each language's separability, 0 the lowest. within_level: shuffled or sorted by score; left
+    out, ascending and descending sort over all rows, the others shuffle. repetition: every epoch has the same order, or
+    is shuffled anew within its levels.
+    """
+
+    kind: Literal["random", "ascending", "descending", "balanced", "staged", "loss_aware", "replay"] = "random"
     levels: int = Field(5, ge=1)
+    within_level: Literal["shuffled", "sorted"] | None = None
+    stages: list[list[int]] = []
+    mix_in: float = Field(0.0, ge=0, lt=1)
+    repetition: Literal["same", "reshuffled"] = "same"
+    loss_aware: LossAwareSettings = LossAwareSettings()
+    trained_order: str | None = None
+
+    @model_validator(mode="after")
+    def kind_has_what_it_needs(self) -> "CurriculumSettings":
+        if self.kind == "staged" and sorted(level for s in self.stages for level in s) != list(range(self.levels)):
+            raise ValueError(
+                f"kind staged needs stages that name each level from 0 to {self.levels - 1} once, "
+                f"e.g. {[[level] for level in range(self.levels)]} (found {self.stages})"
+            )
+        if self.kind == "replay" and self.trained_order is None:
+            raise ValueError("kind replay needs trained_order, the order to follow")
+        if self.repetition == "reshuffled" and self.kind in ("loss_aware", "replay"):
+            raise ValueError(f"repetition reshuffled: kind {self.kind} has an order of its own in every epoch")
+        return self
+
+    @property
+    def has_levels(self) -> bool:
+        return self.kind in LEVELLED or (self.kind in ("ascending", "descending") and self.within_level == "shuffled")
 
     def without_effect(self) -> list[str]:
-        given = "levels" in self.model_fields_set
-        return (
-            [f"levels: the kind is {self.kind}, only balanced has levels"] if given and self.kind != "balanced" else []
-        )
+        read = {
+            "levels": self.has_levels,
+            "within_level": self.kind in (*LEVELLED, "ascending", "descending"),
+            "stages": self.kind == "staged",
+            "mix_in": self.kind == "staged",
+            "loss_aware": self.kind == "loss_aware",
+            "trained_order": self.kind == "replay",
+            "repetition": self.kind != "replay",
+        }
+        return [
+            f"{name}: the kind is {self.kind}"
+            for name, is_read in read.items()
+            if name in self.model_fields_set and not is_read and getattr(self, name) not in (None, [])
+        ]

@@ -1,5 +1,7 @@
-"""Stage `subset`: a selector fills the quota from the pool, one Ray task per language."""
+"""Stage `subset`: a selector fills the quota from the pool, one Ray task per language (and task)."""
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,25 +20,34 @@ from raysel.tables import CHOSEN
 def run(run: StageRun) -> StageOutput:
     settings: SelectionSettings = run.settings["selection"]
     pool, quota = run.inputs["pool"], run.inputs["quota"]
-    in_pool = pool.summary["languages"]
-    counts = quota.summary["counts"] if quota.summary["binding"] else in_pool
-    wanted = {lang: count for lang, count in sorted(counts.items()) if count and in_pool.get(lang)}
+    in_pool = Counter((lang, task) for lang, task in _columns(pool.read("pool", ["lang", "task"])))
+    cells = [(lang, task, count) for lang, task, count, _ in quota.summary["cells"]]
+    # What a count asks for beyond the pool is repeated or done without (mixture.shortfall), or was refused before.
+    taken = [
+        (lang, task, min(count, in_pool[lang, task]) if quota.summary["binding"] else in_pool[lang, task])
+        for lang, task, count in cells
+    ]
+    wanted = sorted((cell for cell in taken if cell[2]), key=lambda cell: (cell[0], cell[1] or ""))
     finished = run.attempt.finished()
     items = [
-        (index, lang, count, settings.method, run.settings["seed"], pool, run.inputs.get("vectors"), run.attempt)
-        for index, (lang, count) in enumerate(wanted.items())
+        (index, *cell, settings.method, run.settings["seed"], pool, run.inputs.get("vectors"), run.attempt)
+        for index, cell in enumerate(wanted)
         if ("subset", index) not in finished
     ]
     with run.progress.track(len(wanted), "languages", done=len(wanted) - len(items)) as tracker:
         for _ in run.cluster.map_tasks(write_subset, items):
             tracker.advance(1)
     finished = run.attempt.finished()
-    return StageOutput([finished["subset", i] for i in range(len(wanted))], {"languages": wanted})
+    languages: Counter[str] = Counter()
+    for lang, _, count in wanted:
+        languages[lang] += count
+    return StageOutput([finished["subset", i] for i in range(len(wanted))], {"languages": dict(languages)})
 
 
 def write_subset(
     index: int,
     lang: str,
+    task: str | None,
     count: int,
     method: str,
     seed: int,
@@ -44,11 +55,12 @@ def write_subset(
     vectors: Artifact | None,
     attempt: Attempt,
 ) -> None:
-    """Ray task: choose `count` rows of one language; rank 0 is the selector's first choice."""
+    """Ray task: choose `count` rows of one language (and task); rank 0 is the selector's first choice."""
     in_lang: Any = pc.field("lang") == lang
-    candidates = pool.read("pool", ["id"], filters=in_lang).sort_by("id")
+    in_cell = in_lang if task is None else in_lang & (pc.field("task") == task)
+    candidates = pool.read("pool", ["id"], filters=in_cell).sort_by("id")
     # A seed of its own for each language: with a shared one, parallel corpora would give the same items everywhere.
-    own_seed = int(draw(seed, lang) * 2**32)
+    own_seed = int(draw(seed, lang if task is None else f"{lang}\0{task}") * 2**32)
     if method == "kmc" and vectors is not None:
         with threadpool_limits(1):
             rows, distances = kmc.select_with_distances(_vectors_of(candidates, vectors, in_lang), count, seed=own_seed)
@@ -64,6 +76,10 @@ def write_subset(
         pa.array([method] * count, pa.string()),
     ]
     attempt.write_table("subset", index, pa.table(columns, schema=CHOSEN))
+
+
+def _columns(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 def _vectors_of(candidates: pa.Table, vectors: Artifact, in_lang: Any) -> np.ndarray:

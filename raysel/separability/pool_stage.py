@@ -1,26 +1,41 @@
 """Stage `pool`: the rows that a selector may choose from, one band of the ranking of each cluster."""
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysel.mixture.quota import cell_name
 from raysel.separability.preselect import PoolError, pool_sizes, preselect, refuse_small_pool
 from raysel.separability.settings import PreselectSettings
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import CHOSEN
 
+# The task, where the quota counts tasks apart; null where it does not.
+POOL = CHOSEN.append(pa.field("task", pa.string()))
+
 
 def preflight(settings: PreselectSettings, quota: Artifact) -> None:
     """Raise `PoolError`, before anything is embedded, where the pool is empty or cannot fill the quota."""
-    available = quota.summary["available"]
+    counts, available = _by_cell(quota)
     sizes = pool_sizes(available, **_how_many(settings))
     if not any(sizes.values()):
         rows = sum(available.values())
         raise PoolError(f"the pool is empty: round({rows:,} rows x rho {settings.rho:g}) = 0; raise preselect.rho")
-    if quota.summary["binding"]:
-        refuse_small_pool(quota.summary["counts"], sizes, available, rho=settings.rho, minimum=settings.minimum)
+    if _must_be_filled(quota):
+        refuse_small_pool(counts, sizes, available, rho=settings.rho, minimum=settings.minimum)
+
+
+def _by_cell(quota: Artifact) -> tuple[dict[str, int], dict[str, int]]:
+    """The quota and what there is, by `sw` or `sw, qa`; of a count that is met by repeating, what there is."""
+    cells = [(cell_name(lang, task), count, rows) for lang, task, count, rows in quota.summary["cells"]]
+    return {name: min(count, rows) for name, count, rows in cells}, {name: rows for name, _, rows in cells}
+
+
+def _must_be_filled(quota: Artifact) -> bool:
+    return quota.summary["binding"] and quota.summary["shortfall"] == "refuse"
 
 
 def _how_many(settings: PreselectSettings) -> dict[str, Any]:
@@ -29,8 +44,10 @@ def _how_many(settings: PreselectSettings) -> dict[str, Any]:
 
 def run(run: StageRun) -> StageOutput:
     settings: PreselectSettings = run.settings["preselect"]
-    preflight(settings, run.inputs["quota"])
-    arguments = (run.inputs["scores"], run.inputs["quota"], run.inputs.get("vectors"), settings, run.settings["seed"])
+    quota = run.inputs["quota"]
+    preflight(settings, quota)
+    more = {name: run.inputs.get(name) for name in ("vectors", "corpus")}
+    arguments = (run.inputs["scores"], quota, more, settings, run.settings["seed"])
     record = run.cluster.run_task(write_pool, *arguments, run.attempt)
     return StageOutput([record], record.summary)
 
@@ -38,7 +55,7 @@ def run(run: StageRun) -> StageOutput:
 def write_pool(
     scores: Artifact,
     quota: Artifact,
-    vectors: Artifact | None,
+    more: dict[str, Artifact | None],
     settings: PreselectSettings,
     seed: int,
     attempt: Attempt,
@@ -46,35 +63,47 @@ def write_pool(
     """Ray task: rank and cut each cluster; rank counts from 0 within each language.
 
     Under the label `lang` a cluster is a language; others divide the languages further, and the pool keeps their
-    proportions too.
+    proportions too. Where the quota counts tasks apart, so is each cluster cut. more: `vectors` for a band that needs
+    lengths, `corpus` for the tasks.
     """
+    columns = ["id", "lang", "separability", "cluster"]
+    table = scores.read("scores", columns).append_column("task", pa.nulls(scores.rows("scores"), pa.string()))
+    if quota.summary["by_task"]:
+        assert more["corpus"] is not None
+        table = table.drop_columns("task").join(more["corpus"].read("corpus", ["id", "task"]), "id")
+        table = table.sort_by("id")
+    asked = {(lang, task) for lang, task, _, _ in quota.summary["cells"]}
+    cells = zip(table["lang"].to_pylist(), table["task"].to_pylist(), strict=True)
+    table = table.filter(pa.array([cell in asked for cell in cells], pa.bool_()))
+    if quota.summary["parallel"]:
+        table = table.filter(pc.is_in(table["id"], quota.read("parallel", ["id"])["id"].combine_chunks()))
+    ids, langs, values, clusters, tasks = (table[name].to_pylist() for name in (*columns, "task"))
     languages = list(quota.summary["counts"])
-    table = scores.read("scores", ["id", "lang", "separability", "cluster"])
-    table = table.filter(pc.is_in(table["lang"], pa.array(languages)))
-    ids, langs, values, clusters = (table[name].to_pylist() for name in table.column_names)
     row = {identity: i for i, identity in enumerate(ids)}
-    lengths = None if vectors is None else _lengths(vectors, ids)
-    chosen = preselect(ids, clusters, values, **_how_many(settings), band=settings.band, seed=seed, lengths=lengths)
+    lengths = None if more["vectors"] is None else _lengths(more["vectors"], ids)
+    groups = [cell_name(*cell) for cell in zip(clusters, tasks, strict=True)]
+    chosen = preselect(ids, groups, values, **_how_many(settings), band=settings.band, seed=seed, lengths=lengths)
     counts = dict.fromkeys(languages, 0)
     ranks = []
     for identity in chosen:
         lang = langs[row[identity]]
         ranks.append(counts[lang])
         counts[lang] += 1
-    if quota.summary["binding"]:
-        available = quota.summary["available"]
-        refuse_small_pool(quota.summary["counts"], counts, available, rho=settings.rho, minimum=settings.minimum)
-    columns = {
+    if _must_be_filled(quota):
+        in_pool = Counter(cell_name(langs[row[identity]], tasks[row[identity]]) for identity in chosen)
+        refuse_small_pool(_by_cell(quota)[0], in_pool, _by_cell(quota)[1], rho=settings.rho, minimum=settings.minimum)
+    written = {
         "id": chosen,
         "lang": [langs[row[identity]] for identity in chosen],
         "rank": ranks,
         "score": [values[row[identity]] for identity in chosen],
         "method": [f"separability/{settings.band}"] * len(chosen),
+        "task": [tasks[row[identity]] for identity in chosen],
     }
     none = [lang for lang, count in counts.items() if not count]
     warnings = [f"languages of which the pool takes no row: {', '.join(none)}"] if none else []
     summary = {"languages": counts, "warnings": warnings}
-    return attempt.write_table("pool", 0, pa.table(columns, schema=CHOSEN), summary=summary)
+    return attempt.write_table("pool", 0, pa.table(written, schema=POOL), summary=summary)
 
 
 def _lengths(vectors: Artifact, ids: list[str]) -> list[int]:

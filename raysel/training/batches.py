@@ -30,8 +30,8 @@ class Step:
 
     @property
     def samples(self) -> list[dict[str, Any]]:
-        """Position, lang, task and level of each sample, in order of position."""
-        names = {"positions": "position", "langs": "lang", "tasks": "task", "levels": "level"}
+        """Position, id, lang, task and level of each sample, in order of position."""
+        names = {"positions": "position", "ids": "id", "langs": "lang", "tasks": "task", "levels": "level"}
         found = [
             dict(zip(names.values(), values, strict=True))
             for row in self.rows

@@ -6,7 +6,7 @@ It goes through the planned steps one after another, from the newest whole check
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed
 
 from raysel.store import Artifact, Attempt
-from raysel.training.batches import collate, empty_row, read_steps
+from raysel.training.batches import Step, collate, empty_row, read_steps
 from raysel.training.checkpoints import Checkpoints, best_steps
 from raysel.training.engine import refuse_wrong_keys, start_engine, trainable_model
 from raysel.training.export import gather_weights, merge, save
 from raysel.training.learner import Learner
+from raysel.training.queued_tokens import steps_by_loss
 from raysel.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _train(
             asked_to_checkpoint=asked_to_checkpoint,
         )
         if whole is not None:
-            unlearned = empty_row(next(read_steps(training.tokens, 0)).rows[0])
+            unlearned = empty_row(next(_steps(training.tokens, 0, [])).rows[0])
             checkpoints.restore_optimizer(engine, whole, collate([unlearned], [], engine.device))
         heldout = list(whole["heldout"]) if whole else []
         done = saved = whole["steps"] if whole else 0
@@ -119,8 +120,8 @@ def _train(
         if whole is None:
             measure(0)
         started = time.perf_counter()
-        for step in read_steps(training.tokens, done):
-            log.append(learner.learn(step))
+        for step in _steps(training.tokens, done, log):
+            log.append(learner.learn(step) | _what_was_chosen(training.tokens, step))
             log[-1] |= learner.rates(step, time.perf_counter() - started)
             if rank == 0:
                 report(log[-1])
@@ -145,3 +146,17 @@ def _train(
             save(engine.module, tokenizer, weights, export_folder)
         engine.destroy()
     return Outcome(log, heldout, whole["steps"] if whole else None, exported)
+
+
+def _steps(tokens: Artifact, done: int, log: list[dict[str, Any]]) -> Iterator[Step]:
+    """The steps from number `done` on: planned ones, or those that the log so far leads to."""
+    if "loss_aware" in tokens.summary:
+        return steps_by_loss(tokens, log)
+    return read_steps(tokens, done)
+
+
+def _what_was_chosen(tokens: Artifact, step: Step) -> dict[str, Any]:
+    """For the log, where its positions do not tell: the ids and levels, in order of position."""
+    if "loss_aware" not in tokens.summary:
+        return {}
+    return {"ids": [sample["id"] for sample in step.samples], "levels": [sample["level"] for sample in step.samples]}

@@ -78,10 +78,10 @@ def count_tokens(
     int32 (last - first,).
     """
     planned = _ordered(order, np.arange(first, last))
-    texts = _texts(corpus, {name for name, _, _ in planned})
+    texts = read_texts(corpus, {name for name, _, _ in planned})
     counts = []
     for name, _, _ in planned:
-        example = _example(tokenizer, texts[name], data)
+        example = make_example(tokenizer, texts[name], data)
         counts.append(len(example.input_ids) if example.trained_tokens else 0)
     return np.array(counts, dtype=np.int32)
 
@@ -97,6 +97,7 @@ def write_token_shard(
     data: TokenSettings,
     *,
     packing: bool,
+    levels_apart: bool = False,
     learn_prompt: bool = False,
 ) -> ShardRecord:
     """Join the order's samples of shard `index` with their texts, tokenise, pack and write them.
@@ -107,38 +108,39 @@ def write_token_shard(
     """
     first, first_step = int(starts[0]), index * plan["steps_per_shard"]
     planned = _ordered(order, np.arange(first, starts[-1]))
-    texts = _texts(corpus, {name for name, _, _ in planned})
-    samples, untrained = [], []
-    counts, trained_tokens, truncated = Counter[str](), Counter[str](), Counter[str]()
+    texts = read_texts(corpus, {name for name, _, _ in planned})
+    samples = []
     for position, (name, task, level) in enumerate(planned, start=first):
-        lang = texts[name]["lang"]
-        example = _example(tokenizer, texts[name], data, learn_prompt=learn_prompt)
-        truncated[lang] += example.truncated
-        if example.trained_tokens:
-            samples.append(Sample(position, name, lang, task, level, example))
-            counts[lang] += 1
-            trained_tokens[lang] += example.trained_tokens
-        else:
-            untrained.append(name)
-    rows = pack(samples, starts, data.max_tokens, packing=packing, first_step=first_step)
-    summary = {
-        "first_step": first_step,
-        "last_step": first_step + len(starts) - 2,
-        "samples": len(samples),
-        "tokens": sum(len(sample.example.input_ids) for sample in samples),
+        example = make_example(tokenizer, texts[name], data, learn_prompt=learn_prompt)
+        samples.append(Sample(position, name, texts[name]["lang"], task, level, example))
+    kept, counted = learnable(samples)
+    rows = pack(kept, starts, data.max_tokens, packing=packing, levels_apart=levels_apart, first_step=first_step)
+    summary = {"first_step": first_step, "last_step": first_step + len(starts) - 2, **counted}
+    return attempt.write_table("tokens", index, rows, plan=plan, summary=summary)
+
+
+def learnable(samples: list[Sample]) -> tuple[list[Sample], dict[str, Any]]:
+    """The samples of which a token is learned, and the counts of a shard's summary (see `write_token_shard`)."""
+    kept = [sample for sample in samples if sample.example.trained_tokens]
+    untrained = [sample.id for sample in samples if not sample.example.trained_tokens]
+    trained_tokens = Counter[str]()
+    for sample in kept:
+        trained_tokens[sample.lang] += sample.example.trained_tokens
+    truncated = Counter(sample.lang for sample in samples if sample.example.truncated)
+    return kept, {
+        "samples": len(kept),
+        "tokens": sum(len(sample.example.input_ids) for sample in kept),
         "trained_tokens": trained_tokens.total(),
-        "samples_by_lang": dict(sorted(counts.items())),
+        "samples_by_lang": dict(sorted(Counter(sample.lang for sample in kept).items())),
         "trained_tokens_by_lang": dict(sorted(trained_tokens.items())),
-        "truncated": {lang: count for lang, count in sorted(truncated.items()) if count},
+        "truncated": dict(sorted(truncated.items())),
         "untrained": len(untrained),
         "untrained_ids": untrained[:NAMED_IDS],
     }
-    return attempt.write_table("tokens", index, rows, plan=plan, summary=summary)
 
 
 def write_heldout_shard(
     attempt: Attempt,
-    plan: Mapping[str, int],
     corpus: Artifact,
     tokenizer: "PreTrainedTokenizerBase",
     data: TokenSettings,
@@ -158,17 +160,25 @@ def write_heldout_shard(
     samples: list[Sample] = []
     for lang, members in sorted(by_lang.items()):
         for row in members:
-            example = _example(tokenizer, row, data)
+            example = make_example(tokenizer, row, data)
             if example.trained_tokens:
                 samples.append(Sample(len(samples), row["id"], lang, row["task"], None, example))
     if not samples:
         return None
     rows = pack(samples, np.array([0, len(samples)]), data.max_tokens, packing=packing)
     summary = {"last_step": 0, "samples": len(samples), "langs": sorted({sample.lang for sample in samples})}
-    return attempt.write_table("heldout_tokens", 0, rows, plan=plan, summary=summary)
+    return attempt.write_table("heldout_tokens", 0, rows, summary=summary)
 
 
-def pack(samples: list[Sample], starts: np.ndarray, max_tokens: int, *, packing: bool, first_step: int = 0) -> pa.Table:
+def pack(
+    samples: list[Sample],
+    starts: np.ndarray,
+    max_tokens: int,
+    *,
+    packing: bool,
+    levels_apart: bool = False,
+    first_step: int = 0,
+) -> pa.Table:
     """Samples (in order of position) as token rows in order of step; packing permutes within a step only.
 
     The steps, numbered from `first_step` on, begin at the positions `starts` (and the last ends at the last of them).
@@ -177,26 +187,41 @@ def pack(samples: list[Sample], starts: np.ndarray, max_tokens: int, *, packing:
     for sample in samples:
         step = first_step + int(np.searchsorted(starts, sample.position, side="right")) - 1
         steps.setdefault(step, []).append(sample)
-    rows: list[dict[str, Any]] = []
-    for step, members in steps.items():
+    rows = [
+        row
+        for step, members in steps.items()
+        for row in token_rows(step, members, max_tokens, packing=packing, levels_apart=levels_apart)
+    ]
+    return pa.Table.from_pylist(rows, schema=TOKENS)
+
+
+def token_rows(
+    step: int, samples: list[Sample], max_tokens: int, *, packing: bool, levels_apart: bool
+) -> list[dict[str, Any]]:
+    """The rows of one step, as `tables.TOKENS` says. levels_apart: no row has samples of two curriculum levels."""
+    groups: dict[int | None, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.level if levels_apart else None, []).append(sample)
+    rows = []
+    for _, members in sorted(groups.items(), key=lambda item: item[0] or 0):
         lengths = [len(sample.example.input_ids) for sample in members]
         bins = first_fit_decreasing(lengths, max_tokens) if packing else [[i] for i in range(len(members))]
-        for chosen in bins:
-            row = [members[i] for i in chosen]
-            rows.append(
-                {
-                    "step": step,
-                    "input_ids": np.concatenate([sample.example.input_ids for sample in row]),
-                    "labels": np.concatenate([sample.example.labels for sample in row]),
-                    "segment_lengths": [len(sample.example.input_ids) for sample in row],
-                    "positions": [sample.position for sample in row],
-                    "ids": [sample.id for sample in row],
-                    "langs": [sample.lang for sample in row],
-                    "tasks": [sample.task for sample in row],
-                    "levels": [sample.level for sample in row],
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=TOKENS)
+        rows += [_token_row(step, [members[i] for i in chosen]) for chosen in bins]
+    return rows
+
+
+def _token_row(step: int, samples: list[Sample]) -> dict[str, Any]:
+    return {
+        "step": step,
+        "input_ids": np.concatenate([sample.example.input_ids for sample in samples]),
+        "labels": np.concatenate([sample.example.labels for sample in samples]),
+        "segment_lengths": [len(sample.example.input_ids) for sample in samples],
+        "positions": [sample.position for sample in samples],
+        "ids": [sample.id for sample in samples],
+        "langs": [sample.lang for sample in samples],
+        "tasks": [sample.task for sample in samples],
+        "levels": [sample.level for sample in samples],
+    }
 
 
 def summarize(records: list[ShardRecord], steps: int, data: TokenSettings) -> dict[str, Any]:
@@ -233,7 +258,7 @@ def _ordered(order: Artifact, positions: np.ndarray) -> list[tuple[str, str | No
     return [tuple(at[int(position)]) for position in wanted]
 
 
-def _texts(corpus: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:
+def read_texts(corpus: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:
     """`TEXT_COLUMNS` of each id, read shard by shard."""
     texts: dict[str, dict[str, Any]] = {}
     wanted = pa.array(sorted(ids), pa.string())
@@ -244,7 +269,7 @@ def _texts(corpus: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:
     return texts
 
 
-def _example(
+def make_example(
     tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], data: TokenSettings, *, learn_prompt: bool = False
 ) -> Example:
     said = (row["prompt"], row["response"])

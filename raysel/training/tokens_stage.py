@@ -2,9 +2,11 @@
 
 import json
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from raysel.models.loading import load_tokenizer
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.packing import PACKABLE_MODEL_TYPES
+from raysel.training.queued_tokens import write_queued_shard
 from raysel.training.settings import TokenSettings
 from raysel.training.token_shards import (
     MOST_SHARDS,
@@ -36,12 +39,17 @@ class TokenError(UserError):
 
 
 def run(run: StageRun) -> StageOutput:
-    """Write table `tokens` (`tables.TOKENS`), one Ray task per shard; and `heldout_tokens`, where any are held out."""
-    data: TokenSettings = run.settings["data"]
-    template: str = run.settings["template"]
+    """Write table `tokens` (`tables.TOKENS`), one Ray task per shard; and `heldout_tokens`, where any are held out.
+
+    For a loss-aware curriculum, `queued_tokens` in place of `tokens`.
+    """
     order, corpus = run.inputs["order"], run.inputs["corpus"]
+    data: TokenSettings = run.settings["data"]
+    if order.summary["epochs"] != 1:
+        data = data.model_copy(update={"epochs": 1})  # the order goes through all of them
+    template: str = run.settings["template"]
     model: Artifact | str = run.inputs.get("model") or str(Path(run.leaves["model"]).absolute())
-    if not order.rows("order"):
+    if not order.summary["rows"]:
         raise TokenError("no sample is left to train on: the order of training is empty")
     config = read_config(model)
     longest = config.get("max_position_embeddings")
@@ -52,29 +60,14 @@ def run(run: StageRun) -> StageOutput:
         )
     packing = data.packing and config.get("model_type") in PACKABLE_MODEL_TYPES
     source = TokenizerSource(model, template, run.settings["trust_remote_code"])
-    if data.batch_tokens is None:
-        starts = even_steps(order.rows("order"), data)
+    if order.summary["loss_aware"] is not None:
+        records, summary = _write_queues(run, source, data)
     else:
-        starts = _starts_by_tokens(run, order, corpus, source, data)
-    steps = len(starts) - 1
-    plan = run.attempt.plan(lambda: choose_plan(starts))
-    finished = run.attempt.finished(plan)
-    shards = -(-steps // plan["steps_per_shard"])
-    done = {index: finished["tokens", index] for index in range(shards) if ("tokens", index) in finished}
-    missing = [index for index in range(shards) if index not in done]
-    items = [
-        (run.attempt, plan, index, shard_starts(starts, plan, index), order, corpus, source, data, packing)
-        for index in missing
-    ]
-    heldout = finished.get(("heldout_tokens", 0))
+        records, summary = _write_steps(run, source, data, packing)
+    summary |= {"packing": packing, "template": template, "max_tokens": data.max_tokens}
+    heldout = run.attempt.finished().get(("heldout_tokens", 0))
     if heldout is None and data.heldout_samples and corpus.shards("heldout"):
-        heldout = run.cluster.run_task(_write_heldout, run.attempt, plan, corpus, source, data, packing)
-    with run.progress.track(shards, "shards", done=len(done)) as tracker:
-        for at, record in run.cluster.map_tasks(_write_shard, items):
-            done[missing[at]] = record
-            tracker.advance(1)
-    records = [done[index] for index in range(shards)]
-    summary = summarize(records, steps, data) | {"packing": packing, "template": template}
+        heldout = run.cluster.run_task(_write_heldout, run.attempt, corpus, source, data, packing)
     summary["warnings"] = _warnings(summary, data, packing, config.get("model_type", "unknown"))
     if not summary["samples"]:
         raise TokenError(
@@ -82,6 +75,59 @@ def run(run: StageRun) -> StageOutput:
             "the prompts alone fill it"
         )
     return StageOutput([*records, heldout] if heldout else records, summary)
+
+
+def _write_steps(
+    run: StageRun, source: "TokenizerSource", data: TokenSettings, packing: bool
+) -> tuple[list[ShardRecord], dict[str, Any]]:
+    order, corpus = run.inputs["order"], run.inputs["corpus"]
+    if data.batch_tokens is None:
+        starts = even_steps(order.rows("order"), data)
+    else:
+        starts = _starts_by_tokens(run, order, corpus, source, data)
+    steps = len(starts) - 1
+    plan = run.attempt.plan(lambda: choose_plan(starts))
+    shards = -(-steps // plan["steps_per_shard"])
+    given = (order, corpus, source, data, packing, order.summary["levels_apart"])
+    items = {index: (plan, index, shard_starts(starts, plan, index), *given) for index in range(shards)}
+    records = _write_shards(run, "tokens", plan, _write_shard, items)
+    return records, summarize(records, steps, data)
+
+
+def _write_queues(
+    run: StageRun, source: "TokenizerSource", data: TokenSettings
+) -> tuple[list[ShardRecord], dict[str, Any]]:
+    order, corpus = run.inputs["order"], run.inputs["corpus"]
+    rows = order.rows("queues")
+    size = max(SHARD_SAMPLES, -(-rows // MOST_SHARDS))
+    given = (order, corpus, source, data)
+    starts = range(0, rows, size)
+    items = {index: (index, (first, min(first + size, rows)), *given) for index, first in enumerate(starts)}
+    records = _write_shards(run, "queued_tokens", None, _write_queued_shard, items)
+    by_level = sum((Counter(record.summary["samples_by_level"]) for record in records), Counter[str]())
+    steps = -(-by_level.total() * data.epochs // data.batch_samples)
+    summary = summarize(records, steps, data) | {
+        "row_fill": None,  # rows are filled when it is known what they hold
+        "loss_aware": order.summary["loss_aware"],
+        "samples_by_level": dict(sorted(by_level.items())),
+        "batch_samples": data.batch_samples,
+        "epochs": data.epochs,
+    }
+    return records, summary
+
+
+def _write_shards(
+    run: StageRun, table: str, plan: dict[str, int] | None, write: Callable[..., ShardRecord], items: dict[int, tuple]
+) -> list[ShardRecord]:
+    """The shards of `table`, by index: those finished before, and the rest written by Ray tasks."""
+    finished = run.attempt.finished(plan)
+    done = {index: finished[table, index] for index in items if (table, index) in finished}
+    missing = [index for index in items if index not in done]
+    with run.progress.track(len(items), "shards", done=len(done)) as tracker:
+        for at, record in run.cluster.map_tasks(write, [(run.attempt, *items[index]) for index in missing]):
+            done[missing[at]] = record
+            tracker.advance(1)
+    return [done[index] for index in items]
 
 
 def read_config(model: Artifact | str) -> dict:
@@ -156,19 +202,28 @@ def _write_shard(
     source: TokenizerSource,
     data: TokenSettings,
     packing: bool,
+    levels_apart: bool,
 ) -> ShardRecord:
-    return write_token_shard(attempt, plan, index, starts, order, corpus, source.tokenizer(), data, packing=packing)
+    how = {"packing": packing, "levels_apart": levels_apart}
+    return write_token_shard(attempt, plan, index, starts, order, corpus, source.tokenizer(), data, **how)
 
 
-def _write_heldout(
+def _write_queued_shard(
     attempt: Attempt,
-    plan: dict[str, int],
+    index: int,
+    places: tuple[int, int],
+    order: Artifact,
     corpus: Artifact,
     source: TokenizerSource,
     data: TokenSettings,
-    packing: bool,
+) -> ShardRecord:
+    return write_queued_shard(attempt, index, places, order, corpus, source.tokenizer(), data)
+
+
+def _write_heldout(
+    attempt: Attempt, corpus: Artifact, source: TokenizerSource, data: TokenSettings, packing: bool
 ) -> ShardRecord | None:
-    return write_heldout_shard(attempt, plan, corpus, source.tokenizer(), data, packing=packing)
+    return write_heldout_shard(attempt, corpus, source.tokenizer(), data, packing=packing)
 
 
 def _warnings(summary: dict, data: TokenSettings, packing: bool, model_type: str) -> list[str]:

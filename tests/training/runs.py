@@ -80,7 +80,8 @@ def write_order(store: Store, ids: Sequence[str], name: str = "order") -> Artifa
     ]
     attempt = store.attempt("order", name)
     record = attempt.write_table("order", 0, pa.Table.from_pylist(rows, schema=ORDER))
-    return attempt.publish([record], settings={}, inputs={}, version=1, summary={})
+    summary = {"rows": len(rows), "epochs": 1, "loss_aware": None, "levels_apart": False}
+    return attempt.publish([record], settings={}, inputs={}, version=1, summary=summary)
 
 
 def write_tokens(store: Store, model: Path, rows: int, data: TokenSettings, **corpus: Any) -> Artifact:
@@ -102,7 +103,7 @@ def write_tokens(store: Store, model: Path, rows: int, data: TokenSettings, **co
         for i in range(-(-steps // 2))
     ]
     summary = summarize(records, steps, data) | {"template": "auto"}
-    heldout = write_heldout_shard(attempt, plan, made, load_tokenizer(model), data, packing=data.packing)
+    heldout = write_heldout_shard(attempt, made, load_tokenizer(model), data, packing=data.packing)
     return attempt.publish(
         [*records, heldout] if heldout else records, settings={}, inputs={}, version=1, summary=summary
     )
