@@ -36,7 +36,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
     "results": (1, "raysel.evaluation.stage:run"),
-    "report": (4, "raysel.report.stage:run"),
+    "report": (5, "raysel.report.stage:run"),
 }
 VERSIONED = ("ray", "torch", "transformers", "deepspeed", "peft", "lm-eval", "scikit-learn", "pyarrow", "numpy")
 

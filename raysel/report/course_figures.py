@@ -1,6 +1,6 @@
 """Figures of a course: the curriculum along the order of training, the loss along the steps."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -39,17 +39,22 @@ def separability_course(curriculum: Curriculum) -> Markup:
         return inline(figure, "course", "Mean separability from the first to the last sample trained on")
 
 
-def language_course(curriculum: Curriculum) -> tuple[Markup, list[tuple[str, str]]]:
-    """The languages' shares along the order, as stacked areas, and their legend: (name, CSS colour)."""
-    total = curriculum.shares.mean(axis=0)
-    ranked = sorted(range(len(total)), key=lambda k: (-total[k], curriculum.languages[k]))
+def composition_course(curriculum: Curriculum, by: str) -> tuple[Markup, list[tuple[str, str]]]:
+    """The shares of the languages, tasks or levels along the order, as stacked areas, and their legend: (name, CSS
+    colour). Levels are in their order, the others from the largest share to the smallest."""
+    composition = curriculum.of[by]
+    total = composition.shares.mean(axis=0)
+    ranked = list(range(len(total)))
+    if by != "level":
+        ranked.sort(key=lambda k: -total[k])
     named = ranked if len(ranked) <= NAMED_SHARES + 1 else ranked[:NAMED_SHARES]
-    layers = [curriculum.shares[:, k] for k in named]
-    legend = [(language_name(curriculum.languages[k]), f"var(--c{number})") for number, k in enumerate(named)]
+    layers = [composition.shares[:, k] for k in named]
+    names = [_part_name(by, composition.parts[k]) for k in named]
+    legend = [(name, f"var(--c{number})") for number, name in enumerate(names)]
     colours = [*CATEGORICAL[: len(named)]]
     if len(named) < len(ranked):
-        layers.append(curriculum.shares[:, ranked[NAMED_SHARES:]].sum(axis=1))
-        legend.append((f"the other {len(ranked) - NAMED_SHARES} languages", "var(--all)"))
+        layers.append(composition.shares[:, ranked[NAMED_SHARES:]].sum(axis=1))
+        legend.append((f"the other {len(ranked) - NAMED_SHARES} {by}s", "var(--all)"))
         colours.append(LIGHT["all"])
     at = _percent_of_order(curriculum)
     with drawing(WIDTH, 230) as figure:
@@ -60,7 +65,14 @@ def language_course(curriculum: Curriculum) -> tuple[Markup, list[tuple[str, str
         axes.set_xlabel("% of the order of training")
         axes.set_ylabel("% of the samples")
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        return inline(figure, "shares", "Share of each language from the first to the last sample trained on"), legend
+        description = f"Share of each {by} from the first to the last sample trained on"
+        return inline(figure, f"{by}-shares", description), legend
+
+
+def _part_name(by: str, part: Hashable) -> str:
+    if part is None:
+        return f"no {by}"
+    return language_name(str(part)) if by == "language" else f"level {part}" if by == "level" else str(part)
 
 
 def loss_course(log: TrainingLog) -> Markup:

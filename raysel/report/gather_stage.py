@@ -42,7 +42,7 @@ def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: in
         map=read_map(inputs["vectors"], settings.map_samples, seed=seed) if "vectors" in inputs else None,
         chosen=_chosen(inputs),
         quota_binding="quota" in inputs and bool(inputs["quota"].summary.get("binding")),
-        curriculum=read_curriculum(order, scores) if order and scores else None,
+        curriculum=read_curriculum(order, scores, inputs.get("model")) if order and scores else None,
         log=read_log(_lines(inputs.get("model"), "log")),
         heldout_loss=read_heldout(_lines(inputs.get("model"), "heldout_loss")),
         comparison=_comparison(results, seed) if results else None,
@@ -93,17 +93,28 @@ def read_map(vectors: Artifact, samples: int, *, seed: int) -> VectorMap | None:
     return project(np.concatenate(found), langs, samples=vectors.rows("vectors"))
 
 
-def read_curriculum(order: Artifact, scores: Artifact) -> Curriculum | None:
-    """The scores and languages in the order of training, summed up."""
-    table = order.read("order", ["id", "position", "lang"]).sort_by("position")
+def read_curriculum(order: Artifact, scores: Artifact, model: Artifact | None) -> Curriculum | None:
+    """The scores, languages, tasks and levels in the order of training, summed up; None where there is no order yet."""
+    columns = ["id", "position", "lang", "task", "level"]
+    trained = model is not None and bool(model.shards("trained_order"))
+    if trained:
+        assert model is not None
+        table = model.read("trained_order", columns)
+    elif order.shards("order"):
+        table = order.read("order", columns)
+    else:
+        return None
+    table = table.sort_by("position")
     ids = table["id"].combine_chunks()
     separability = np.full(len(ids), np.nan)
     for shard in scores.shards("scores"):
         part = scores.read_shard(shard, ["id", "separability"])
-        places = pc.index_in(part["id"], value_set=ids)
-        found = places.is_valid()
-        separability[places.filter(found).to_numpy()] = part["separability"].filter(found).to_numpy()
-    return cut(separability, table["lang"].to_pylist())
+        # A row may be trained on several times.
+        places = pc.index_in(ids, value_set=part["id"].combine_chunks())
+        found = places.is_valid().to_numpy(zero_copy_only=False)
+        separability[found] = part["separability"].to_numpy()[places.drop_null().to_numpy()]
+    labels = {"language": "lang", "task": "task", "level": "level"}
+    return cut(separability, {by: table[name].to_pylist() for by, name in labels.items()}, trained=trained)
 
 
 def _tasks(corpus: Artifact) -> list[tuple[str | None, int, int]]:

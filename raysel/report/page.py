@@ -10,7 +10,13 @@ from markupsafe import Markup
 from raysel import __version__
 from raysel.report import formats, provenance
 from raysel.report.comparison import Comparison
-from raysel.report.course_figures import NAMED_LINES, heldout_course, language_course, loss_course, separability_course
+from raysel.report.course_figures import (
+    NAMED_LINES,
+    composition_course,
+    heldout_course,
+    loss_course,
+    separability_course,
+)
 from raysel.report.differences import Interval
 from raysel.report.findings import Findings
 from raysel.report.map_figure import draw_map
@@ -158,7 +164,8 @@ def figures(findings: Findings) -> dict[str, Any]:
         drawn["selection"] = _bars(selection_rows(findings))
     if findings.curriculum is not None:
         drawn["course"] = separability_course(findings.curriculum)
-        drawn["shares"], drawn["shares_legend"] = language_course(findings.curriculum)
+        courses = {by: composition_course(findings.curriculum, by) for by in findings.curriculum.of}
+        drawn["shares"] = [(by, figure, legend) for by, (figure, legend) in courses.items()]
     if findings.log is not None:
         drawn["loss"] = loss_course(findings.log)
         losses = findings.log.by_language

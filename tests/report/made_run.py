@@ -223,8 +223,8 @@ def _order(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
         "id": ids,
         "position": range(len(ids)),
         "lang": [i.partition(":")[0] for i in ids],
-        "task": ["topic"] * len(ids),
-        "level": [None] * len(ids),
+        "task": [TASKS[at % 3] for at in range(len(ids))],
+        "level": [at * 5 // len(ids) for at in range(len(ids))],
     }
     made.publish("order", _shards(attempt, "order", columns, tables.ORDER), {"rows": len(ids)}, attempt)
 

@@ -241,12 +241,16 @@ def test_smoothing_stays_within_and_keeps_lines(values):
 
 
 def test_curriculum_is_cut_evenly():
-    course = cut(np.linspace(-1, 1, 1000), ["en"] * 500 + ["sw"] * 500)
+    labels = {"language": ["en"] * 500 + ["sw"] * 500, "task": ["qa"] * 1000, "level": [0, 1] * 500}
+    course = cut(np.linspace(-1, 1, 1000), labels)
     assert (np.diff(course.mean) > 0).all()
-    assert course.shares[0].tolist() == [1, 0]
-    assert course.shares[-1].tolist() == [0, 1]
-    assert course.shares.sum(axis=1) == pytest.approx(1)
-    assert cut(np.zeros(3), ["en"] * 3) is None
+    assert course.of.keys() == {"language", "level"}
+    assert course.of["language"].parts == ["en", "sw"]
+    assert course.of["language"].shares[0].tolist() == [1, 0]
+    assert course.of["language"].shares[-1].tolist() == [0, 1]
+    assert course.of["level"].shares == pytest.approx(0.5, abs=0.05)
+    assert all(part.shares.sum(axis=1) == pytest.approx(1) for part in course.of.values())
+    assert cut(np.zeros(3), {"language": ["en"] * 3}) is None
 
 
 @pytest.mark.parametrize(

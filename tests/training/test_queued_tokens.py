@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 
 from raysel.models.loading import load_tokenizer
+from raysel.progress import Progress
 from raysel.store import Artifact, Store
 from raysel.tables import ORDER, QUEUES
 from raysel.training.queued_tokens import steps_by_loss, trained_order, write_queued_shard
 from raysel.training.settings import TokenSettings, TrainingSettings
 from raysel.training.token_shards import even_steps, shard_starts, summarize, write_token_shard
-from tests.training.runs import KilledError, assert_same_weights, killed_after, losses, write_corpus
+from tests.training.runs import KilledError, assert_same_weights, killed_after, losses, train, write_corpus
 
 DATA = TokenSettings(max_tokens=128, batch_samples=4, epochs=2)
 RULE = {"strength": 3.0, "block_steps": 2, "memory": 0.5}
@@ -145,3 +146,15 @@ def test_replaying_the_order_gives_the_same_model(learn, store: Store, tiny_llam
     replayed, again = learn(tiny_llama, planned, settings(), "replayed")
     assert losses(replayed.log) == losses(found.log)
     assert_same_weights(folder, again, atol=0, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_workers_choose_as_one_does(cluster: Any, progress: Progress, store: Store, tiny_llama: Path) -> None:
+    _, tokens = queued(store, tiny_llama, 26)
+    orders = []
+    for workers in (1, 2):
+        given = settings().model_copy(update={"workers": workers, "zero": 2})
+        _, model = train(cluster, progress, store, tiny_llama, tokens, given, f"workers-{workers}")
+        orders.append(model.read("trained_order").to_pylist())
+        assert [row["step"] for row in orders[-1]] == [position // 4 for position in range(52)]
+    assert orders[0] == orders[1]
