@@ -1,7 +1,6 @@
 """Stage `subset`: a selector fills the quota from the pool, one Ray task per language (and task)."""
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,13 @@ from raysel.tables import CHOSEN
 def run(run: StageRun) -> StageOutput:
     settings: SelectionSettings = run.settings["selection"]
     pool, quota = run.inputs["pool"], run.inputs["quota"]
-    in_pool = Counter((lang, task) for lang, task in _columns(pool.read("pool", ["lang", "task"])))
+    in_pool = {(lang, task): count for lang, task, count in pool.summary["cells"]}
     cells = [(lang, task, count) for lang, task, count, _ in quota.summary["cells"]]
     # What a count asks for beyond the pool is repeated or done without (mixture.shortfall), or was refused before.
     taken = [
         (lang, task, min(count, in_pool[lang, task]) if quota.summary["binding"] else in_pool[lang, task])
         for lang, task, count in cells
+        if (lang, task) in in_pool
     ]
     wanted = sorted((cell for cell in taken if cell[2]), key=lambda cell: (cell[0], cell[1] or ""))
     finished = run.attempt.finished()
@@ -76,10 +76,6 @@ def write_subset(
         pa.array([method] * count, pa.string()),
     ]
     attempt.write_table("subset", index, pa.table(columns, schema=CHOSEN))
-
-
-def _columns(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 def _vectors_of(candidates: pa.Table, vectors: Artifact, in_lang: Any) -> np.ndarray:

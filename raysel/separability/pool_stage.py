@@ -73,8 +73,8 @@ def write_pool(
         table = table.drop_columns("task").join(more["corpus"].read("corpus", ["id", "task"]), "id")
         table = table.sort_by("id")
     asked = {(lang, task) for lang, task, _, _ in quota.summary["cells"]}
-    cells = zip(table["lang"].to_pylist(), table["task"].to_pylist(), strict=True)
-    table = table.filter(pa.array([cell in asked for cell in cells], pa.bool_()))
+    of_rows = zip(table["lang"].to_pylist(), table["task"].to_pylist(), strict=True)
+    table = table.filter(pa.array([cell in asked for cell in of_rows], pa.bool_()))
     if quota.summary["parallel"]:
         table = table.filter(pc.is_in(table["id"], quota.read("parallel", ["id"])["id"].combine_chunks()))
     ids, langs, values, clusters, tasks = (table[name].to_pylist() for name in (*columns, "task"))
@@ -89,8 +89,9 @@ def write_pool(
         lang = langs[row[identity]]
         ranks.append(counts[lang])
         counts[lang] += 1
+    in_cells = Counter((langs[row[identity]], tasks[row[identity]]) for identity in chosen)
     if _must_be_filled(quota):
-        in_pool = Counter(cell_name(langs[row[identity]], tasks[row[identity]]) for identity in chosen)
+        in_pool = {cell_name(*cell): count for cell, count in in_cells.items()}
         refuse_small_pool(_by_cell(quota)[0], in_pool, _by_cell(quota)[1], rho=settings.rho, minimum=settings.minimum)
     written = {
         "id": chosen,
@@ -102,7 +103,8 @@ def write_pool(
     }
     none = [lang for lang, count in counts.items() if not count]
     warnings = [f"languages of which the pool takes no row: {', '.join(none)}"] if none else []
-    summary = {"languages": counts, "warnings": warnings}
+    cells = [[lang, task, count] for (lang, task), count in sorted(in_cells.items(), key=str)]
+    summary = {"languages": counts, "cells": cells, "warnings": warnings}
     return attempt.write_table("pool", 0, pa.table(written, schema=POOL), summary=summary)
 
 
