@@ -1,5 +1,6 @@
 """Stage `order`: the subset in its order of training, or in the queues that a loss-aware curriculum takes it from."""
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -27,14 +28,17 @@ def trained_order_file(path: str) -> str:
     info = filesystem.get_file_info(inside)
     if info.type == fs.FileType.File:
         return path
-    listing = filesystem.get_file_info(fs.FileSelector(inside, recursive=True, allow_not_found=True))
-    found = [item.path for item in listing if "/trained_order/" in item.path and item.path.endswith(".parquet")]
+    found = []
+    if filesystem.get_file_info(f"{inside.rstrip('/')}/manifest.json").type == fs.FileType.File:
+        with filesystem.open_input_file(f"{inside.rstrip('/')}/manifest.json") as file:
+            files = json.loads(file.read())["files"]
+        found = [entry["path"] for entry in files if entry["table"] == "trained_order"]
     if len(found) != 1:
         raise OrderError(
-            f"curriculum.trained_order {path!r} is neither a Parquet file nor the folder of a model with one "
-            f"trained_order (found: {len(found)})"
+            f"curriculum.trained_order {path!r} is neither a Parquet file nor the folder of a model trained by "
+            "a loss-aware curriculum (<storage>/model/<fingerprint>)"
         )
-    return path.rstrip("/") + found[0].removeprefix(inside.rstrip("/"))
+    return f"{path.rstrip('/')}/{found[0]}"
 
 
 def run(run: StageRun) -> StageOutput:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from raysel.languages.settings import LanguagesSettings
@@ -195,21 +194,21 @@ def test_a_loss_aware_curriculum_has_queues_and_no_position(line: Line) -> None:
         assert all(max(best[level], default=-math.inf) < min(best[level + 1]) for level in range(3))
 
 
-def recorded(folder: Path, ids: list[str]) -> str:
+def recorded(store: Store, ids: list[str]) -> str:
     rows = [
         {"id": i, "position": at, "lang": "en", "task": None, "level": at % 2, "step": at // 4}
         for at, i in enumerate(ids)
     ]
-    path = folder / "model" / "attempt" / "trained_order" / "00000.parquet"
-    path.parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows[::-1], schema=TRAINED_ORDER), path)
-    return str(folder / "model")
+    attempt = store.attempt("model", "trained")
+    record = attempt.write_table("trained_order", 0, pa.Table.from_pylist(rows[::-1], schema=TRAINED_ORDER))
+    attempt.publish([record], settings={}, inputs={}, version=1, summary={})
+    return str(Path(store.root) / "model" / "trained")
 
 
-def test_a_recorded_order_is_followed(line: Line, tmp_path: Path) -> None:
+def test_a_recorded_order_is_followed(line: Line) -> None:
     line.quota(quota="even", total=16, tasks=["qa"])
     ids = sorted(row["id"] for row in line.subset())
-    file = trained_order_file(recorded(tmp_path, ids[1:] + ids[1:]))
+    file = trained_order_file(recorded(line.store, ids[1:] + ids[1:]))
     made = line.order(CurriculumSettings(kind="replay", trained_order=file), trained_order=file)
     rows = made.read("order").to_pylist()
     assert [row["id"] for row in rows] == ids[1:] + ids[1:]
@@ -219,10 +218,10 @@ def test_a_recorded_order_is_followed(line: Line, tmp_path: Path) -> None:
     assert made.summary["warnings"] == ["1 selected rows are not in the order that is replayed"]
 
 
-def test_a_recorded_order_of_other_rows_is_refused(line: Line, tmp_path: Path) -> None:
+def test_a_recorded_order_of_other_rows_is_refused(line: Line) -> None:
     line.quota(quota="even", total=16, tasks=["qa"])
     line.subset()
-    file = trained_order_file(recorded(tmp_path, ["en-qa-1", "stranger"]))
+    file = trained_order_file(recorded(line.store, ["en-qa-1", "stranger"]))
     with pytest.raises(OrderError, match="rows that were not selected here"):
         line.order(CurriculumSettings(kind="replay", trained_order=file), trained_order=file)
 
