@@ -30,7 +30,10 @@ NAME_OR_PATH = (("corpus", "path"), ("model", "path"), ("embedding", "model", "p
 TEMPLATES = tuple(
     (*keys, *more) for keys in (("model", "template"), ("embedding", "model", "template")) for more in ((), ("name",))
 )
-PATH_KEYS = (("storage",), ("evaluation", "tasks"), ("training", "deepspeed"), *TEMPLATES, *NAME_OR_PATH)
+LANGUAGE_FILES = (("languages", "vectors"), ("languages", "pretrain"))
+PATH_KEYS = (
+    ("storage",), ("evaluation", "tasks"), ("training", "deepspeed"), *LANGUAGE_FILES, *TEMPLATES, *NAME_OR_PATH
+)  # fmt: skip
 
 
 class ExperimentError(UserError):

@@ -1,11 +1,9 @@
 """Stage `quota`: rows to train on for each language, from the corpus's counts alone."""
 
-import random
-
 import pyarrow as pa
 
 from raysel.languages.codes import normalise
-from raysel.languages.settings import LanguagesSettings
+from raysel.languages.corpus_choice import choice_record, choose_from_corpus
 from raysel.mixture.quota import QuotaError, proportional
 from raysel.mixture.settings import MixtureSettings
 from raysel.stage import StageOutput, StageRun
@@ -14,7 +12,9 @@ from raysel.tables import QUOTA
 
 def run(run: StageRun) -> StageOutput:
     mixture: MixtureSettings = run.settings["mixture"]
-    available = _chosen(run.settings["languages"], run.inputs["corpus"].summary["languages"], run.settings["seed"])
+    rows, seed = run.inputs["corpus"].summary["languages"], run.settings["seed"]
+    choice = choose_from_corpus(run.settings["languages"], rows, seed=seed)
+    available = {lang: rows[lang] for lang in choice.languages}
     if mixture.quota == "counts":
         counts = _explicit(mixture.counts, available)
     elif mixture.quota == "proportional":
@@ -29,20 +29,9 @@ def run(run: StageRun) -> StageOutput:
         "available": {lang: available[lang] for lang in kept},
         # With no quota given, everything in the pool is trained on (LangGPS): the counts bind nothing.
         "binding": mixture.quota != "everything",
+        "languages": choice_record(choice, run.settings["languages"], seed=seed),
     }
     return StageOutput([record], summary)
-
-
-def _chosen(languages: LanguagesSettings, available: dict[str, int], seed: int) -> dict[str, int]:
-    if languages.strategy == "all":
-        return dict(available)
-    if languages.strategy == "random":
-        if (languages.k or 0) > len(available):
-            raise QuotaError(f"languages.k {languages.k} is more than the corpus's {len(available)} languages")
-        return {lang: available[lang] for lang in random.Random(seed).sample(sorted(available), languages.k or 0)}
-    codes = [normalise(name) for name in languages.chosen]
-    _refuse_absent("languages.chosen", codes, available)
-    return {code: available[code] for code in codes}
 
 
 def _explicit(wanted: dict[str, int], available: dict[str, int]) -> dict[str, int]:
