@@ -133,7 +133,7 @@ def languages(
     pretrain: Annotated[
         Path | None, typer.Option("--pretrain", help="CSV or JSON: language, share of the pre-training data")
     ] = None,
-    cover: Annotated[str, typer.Option("--cover", help="pretrain: most, least or spread")] = "spread",
+    cover: Annotated[str | None, typer.Option("--cover", help="pretrain: most, least or spread (the default)")] = None,
     rows: Annotated[Path | None, typer.Option("--rows", help="resource: CSV or JSON: language, rows")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help='mixed: "syntax=1,geo=0.5"')] = None,
     leave_out: Annotated[bool, typer.Option("--leave-out", help="leave out candidates without features")] = False,
@@ -155,10 +155,11 @@ def languages(
         "weights": read_weights(weights),
         "rows": read_shares(rows),
         "shares": read_shares(pretrain),
-        "cover": cover,
         "without_features": "leave_out" if leave_out else "refuse",
         "published": published,
     }
+    if cover is not None:
+        sources["cover"] = cover
     console, among = Console(soft_wrap=True), read_candidates(candidates)
     if ablation:
         print_ablation(strategy, k, seed=seed, candidates=among, sources=sources, console=console)

@@ -15,6 +15,14 @@ from raysel.languages.published import BACTRIAN_X
 from raysel.languages.subsets import SubsetError, jaccard
 
 DOTS_PER_INCH = 200
+# What an option gives: the option, and the strategies that have a use for it.
+USES = {
+    "vectors": ("--vectors", ("sem", "mixed")),
+    "weights": ("--weights", ("mixed",)),
+    "rows": ("--rows", ("resource",)),
+    "shares": ("--pretrain", ("pretrain",)),
+    "cover": ("--cover", ("pretrain",)),
+}
 
 
 def read_candidates(given: str | None) -> Sequence[str]:
@@ -52,6 +60,12 @@ def read_shares(path: Path | None) -> dict[str, float] | None:
     return None if path is None else read_numbers(path)
 
 
+def _print_idle(strategy: str, sources: Sources, console: Console) -> None:
+    for key, (option, strategies) in USES.items():
+        if sources.get(key) is not None and strategy not in strategies:
+            console.print(f"option without effect: {option}: the strategy is {strategy}", highlight=False)
+
+
 def print_choice(
     strategy: str,
     k: int | None,
@@ -64,6 +78,7 @@ def print_choice(
 ) -> None:
     """Print the subset and draw it."""
     choice = choose(strategy, k, seed=seed, candidates=candidates, **sources)
+    _print_idle(strategy, sources, console)
     how = f"as published for seed {seed}" if sources.get("published") else f"seed {seed}"
     among = f"{len(choice.languages)} of {len(choice.candidates)} languages"
     console.print(f"{strategy}, {how}: {among}", highlight=False)
@@ -111,6 +126,7 @@ def print_ablation(
     """Print what leaving out each feature group does to the subset."""
     variants = ablate(strategy, k, seed=seed, candidates=candidates, **sources)
     full = variants[0].choice
+    _print_idle(strategy, sources, console)
     console.print(f"{strategy}, k {k}, seed {seed}: {' '.join(full.languages)}", markup=False, highlight=False)
     if full.left_out:
         console.print(f"left out, without features: {', '.join(full.left_out)}", markup=False, highlight=False)

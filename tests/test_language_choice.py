@@ -42,11 +42,11 @@ def test_files_weights_and_what_has_no_features(tmp_path: Path) -> None:
     assert lines[-1] == "figure: new/f.png"
     assert (tmp_path / "new" / "f.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "rows.json").write_text('{"sw": 10, "th": 30, "en": 20}')
-    lines = lines_of(
-        raysel(tmp_path, "--strategy", "resource", "-k", 2, "--candidates", "sw,th,en", "--rows", "rows.json")
-    )
+    given = "--strategy resource -k 2 --candidates sw,th,en --rows rows.json --cover most"
+    lines = lines_of(raysel(tmp_path, *given.split()))
+    assert lines[0] == "option without effect: --cover: the strategy is resource"
     assert lines[-2] == "en,th"
-    assert "cluster" not in lines[1]
+    assert "cluster" not in lines[2]
 
 
 def test_leaving_out_each_feature_group(tmp_path: Path) -> None:
