@@ -112,6 +112,62 @@ def base_model(
 
 
 @app.command()
+def languages(
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy",
+            help="geo, typo, learn, sem, mixed (by k-means), fam, random, resource, pretrain or all",
+        ),
+    ],
+    k: Annotated[int | None, typer.Option("-k", help="how many languages")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="of k-means and of draws")] = 0,
+    candidates: Annotated[
+        str | None,
+        typer.Option("--candidates", help="sw,th,vi or a file with one on each line; default: Bactrian-X's 52"),
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="the list as printed in arXiv 2410.07809")] = False,
+    vectors: Annotated[
+        Path | None, typer.Option("--vectors", help="semantic vectors in word2vec's text form, by ISO 639-3 code")
+    ] = None,
+    pretrain: Annotated[
+        Path | None, typer.Option("--pretrain", help="CSV or JSON: language, share of the pre-training data")
+    ] = None,
+    cover: Annotated[str | None, typer.Option("--cover", help="pretrain: most, least or spread (the default)")] = None,
+    rows: Annotated[Path | None, typer.Option("--rows", help="resource: CSV or JSON: language, rows")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help='mixed: "syntax=1,geo=0.5"')] = None,
+    leave_out: Annotated[bool, typer.Option("--leave-out", help="leave out candidates without features")] = False,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="what leaving out each feature group changes (typo, mixed); no figure")
+    ] = False,
+    figure: Annotated[Path, typer.Option("--figure", help="where it is drawn: .svg, .png, .pdf")] = Path(
+        "languages.svg"
+    ),
+) -> None:
+    """A subset of languages: by family, geography, typology, learned or semantic features, resources or coverage."""
+    from rich.console import Console
+
+    from raysel.language_choice import print_ablation, print_choice, read_candidates, read_shares, read_weights
+    from raysel.languages.choice import Sources
+
+    sources: Sources = {
+        "vectors": vectors,
+        "weights": read_weights(weights),
+        "rows": read_shares(rows),
+        "shares": read_shares(pretrain),
+        "without_features": "leave_out" if leave_out else "refuse",
+        "published": published,
+    }
+    if cover is not None:
+        sources["cover"] = cover
+    console, among = Console(soft_wrap=True), read_candidates(candidates)
+    if ablation:
+        print_ablation(strategy, k, seed=seed, candidates=among, sources=sources, console=console)
+    else:
+        print_choice(strategy, k, seed=seed, candidates=among, sources=sources, figure=figure, console=console)
+
+
+@app.command()
 def compare(
     scores_a: Annotated[
         str,

@@ -30,14 +30,14 @@ NAME_OR_PATH = (("corpus", "path"), ("model", "path"), ("embedding", "model", "p
 TEMPLATES = tuple(
     (*keys, *more) for keys in (("model", "template"), ("embedding", "model", "template")) for more in ((), ("name",))
 )
-PATH_KEYS = (
-    ("storage",),
+FILES = (
     ("evaluation", "tasks"),
-    ("training", "deepspeed"),
+    ("languages", "vectors"),
+    ("languages", "pretrain"),
     ("curriculum", "trained_order"),
-    *TEMPLATES,
-    *NAME_OR_PATH,
+    ("training", "deepspeed"),
 )
+PATH_KEYS = (("storage",), *FILES, *TEMPLATES, *NAME_OR_PATH)
 
 
 class ExperimentError(UserError):

@@ -24,7 +24,7 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 
 # stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
 STAGES: dict[str, tuple[int, str]] = {
-    "corpus": (3, "raysel.corpus.stage:run"),
+    "corpus": (4, "raysel.corpus.stage:run"),
     "base_model": (3, "raysel.training.base_model_stage:run"),
     "quota": (2, "raysel.mixture.quota_stage:run"),
     "vectors": (5, "raysel.embedding.stage:run"),
@@ -35,10 +35,21 @@ STAGES: dict[str, tuple[int, str]] = {
     "order": (2, "raysel.mixture.order_stage:run"),
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
-    "results": (1, "raysel.evaluation.stage:run"),
-    "report": (5, "raysel.report.stage:run"),
+    "results": (2, "raysel.evaluation.stage:run"),
+    "report": (6, "raysel.report.stage:run"),
 }
-VERSIONED = ("ray", "torch", "transformers", "deepspeed", "peft", "lm-eval", "scikit-learn", "pyarrow", "numpy")
+VERSIONED = (
+    "ray",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "peft",
+    "lm-eval",
+    "scikit-learn",
+    "pyarrow",
+    "numpy",
+    "lang2vec",
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     from raysel.corpus.stage import leaf_files as corpus_files
     from raysel.evaluation.tasks import check
     from raysel.evaluation.tasks import leaf_files as task_files
+    from raysel.languages.files import leaf_files as language_files
     from raysel.mixture.order_stage import trained_order_file
     from raysel.models.templates import template_source
 
@@ -127,7 +139,13 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         execution={"corpus": experiment.corpus},
     )
     # Early, because a quota that cannot be filled is refused here, before any model is made or loaded.
-    add("quota", "quota", {"languages": experiment.languages, "mixture": experiment.mixture, "seed": seed}, "corpus")
+    add(
+        "quota",
+        "quota",
+        {"languages": experiment.languages, "mixture": experiment.mixture, "seed": seed},
+        "corpus",
+        leaves={n: Leaf(file, _digests(store, [file])) for n, file in language_files(experiment.languages).items()},
+    )
     leaf: dict[str, Leaf] = {}
     base: dict[str, Step] = {}
     if model.base is not None:

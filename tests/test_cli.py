@@ -35,7 +35,8 @@ def experiment(tmp_path: Path, tiny_llama: Path) -> Path:
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     done = raysel("--help")
     assert done.returncode == 0
-    for command in ("run", "score", "select", "train", "evaluate", "plan", "inspect", "base-model", "report", "gc"):
+    commands = "run score select train evaluate plan inspect base-model languages compare report gc"
+    for command in commands.split():
         assert f" {command} " in done.stdout
     code = "import sys, raysel.cli; print(sorted({'ray', 'torch', 'pyarrow', 'yaml', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

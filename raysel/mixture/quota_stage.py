@@ -1,6 +1,5 @@
 """Stage `quota`: rows to train on for each language, from the corpus's counts alone."""
 
-import random
 from collections import Counter
 from typing import Any
 
@@ -8,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysel.languages.codes import normalise
+from raysel.languages.corpus_choice import choice_record, choose_from_corpus
 from raysel.languages.settings import LanguagesSettings
 from raysel.mixture.parallel import choose_items, common_items, rows_of_items
 from raysel.mixture.quota import Cell, QuotaError, around_pivot, even, proportional, settle, tempered
@@ -21,12 +21,14 @@ def run(run: StageRun) -> StageOutput:
     """Write table `quota`; with parallel items, also `parallel`: the rows of the items that were drawn.
 
     The summary has counts and available (rows by language), cells (language, task or null, count, available), by_task,
-    binding (false where everything is trained on), parallel, shortfall and unseen.
+    binding (false where everything is trained on), parallel, shortfall, unseen and
+    languages (how they were chosen).
     """
     mixture: MixtureSettings = run.settings["mixture"]
     corpus = run.inputs["corpus"]
-    chosen = _seen(_chosen(run.settings["languages"], corpus.summary["languages"], run.settings["seed"]), mixture)
-    available = _available(corpus.summary["cells"], chosen, mixture)
+    languages: LanguagesSettings = run.settings["languages"]
+    choice = choose_from_corpus(languages, _seen(corpus, languages, mixture), seed=run.settings["seed"])
+    available = _available(corpus.summary["cells"], choice.languages, mixture)
     if not any(available.values()):
         raise QuotaError("the chosen languages have no row of the tasks that mixture names")
     wanted = _wanted(mixture, available)
@@ -51,29 +53,23 @@ def run(run: StageRun) -> StageOutput:
         "parallel": mixture.parallel,
         "shortfall": mixture.shortfall,
         "unseen": [normalise(name) for name in mixture.unseen],
+        "languages": choice_record(choice, run.settings["languages"], seed=seed),
     }
     return StageOutput(records, summary)
 
 
-def _chosen(languages: LanguagesSettings, available: dict[str, int], seed: int) -> dict[str, int]:
-    if languages.strategy == "all":
-        return dict(available)
-    if languages.strategy == "random":
-        if (languages.k or 0) > len(available):
-            raise QuotaError(f"languages.k {languages.k} is more than the corpus's {len(available)} languages")
-        return {lang: available[lang] for lang in random.Random(seed).sample(sorted(available), languages.k or 0)}
-    codes = [normalise(name) for name in languages.chosen]
-    _refuse_absent("languages.chosen", codes, available)
-    return {code: available[code] for code in codes}
-
-
-def _seen(chosen: dict[str, int], mixture: MixtureSettings) -> list[str]:
-    unseen = [normalise(name) for name in mixture.unseen]
-    named = {normalise(lang) for lang, _ in mixture.wanted()}
-    both = sorted(named & set(unseen))
-    if both:
-        raise QuotaError(f"mixture.unseen names {', '.join(both)}, which mixture.counts trains on")
-    seen = [lang for lang in chosen if lang not in unseen]
+def _seen(corpus: Artifact, languages: LanguagesSettings, mixture: MixtureSettings) -> dict[str, int]:
+    """Rows by language, without the unseen ones, which are not there to be chosen."""
+    unseen = {normalise(name) for name in mixture.unseen}
+    asked = {
+        "languages.chosen": languages.chosen if languages.strategy == "chosen" else [],
+        "mixture.counts": [lang for lang, _ in mixture.wanted()],
+    }
+    for setting, names in asked.items():
+        both = sorted(unseen & {normalise(name) for name in names})
+        if both:
+            raise QuotaError(f"mixture.unseen names {', '.join(both)}, which {setting} trains on")
+    seen = {lang: rows for lang, rows in corpus.summary["languages"].items() if lang not in unseen}
     if not seen:
         raise QuotaError("mixture.unseen leaves no language to train on")
     return seen
@@ -90,9 +86,8 @@ def _available(cells: list[list[Any]], languages: list[str], mixture: MixtureSet
         raise QuotaError(
             f"mixture names the tasks {', '.join(absent)}, which the corpus does not have: {', '.join(known) or 'none'}"
         )
-    found: Counter[Cell] = Counter(
-        {(lang, task): 0 for lang in languages for task in (tasks if mixture.by_task and tasks else [None])}
-    )
+    asked = tasks if mixture.by_task and tasks else [None]
+    found: Counter[Cell] = Counter({(lang, task): 0 for lang in languages for task in asked})
     for lang, task, rows in cells:
         if lang in languages and (tasks is None or task in tasks):
             found[lang, task if mixture.by_task else None] += rows

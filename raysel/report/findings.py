@@ -7,6 +7,7 @@ from raysel.report.curriculum import Curriculum
 from raysel.report.diagnostics import Diagnostics
 from raysel.report.examples import EndSample, Example
 from raysel.report.heldout_loss import HeldoutLoss
+from raysel.report.language_subset import LanguageSubset
 from raysel.report.projection import VectorMap
 from raysel.report.provenance import Published
 from raysel.report.score_summary import ScoreSummary
@@ -19,13 +20,14 @@ class Findings:
 
     published: every step; languages: rows of the corpus by language; tasks: (task, rows, languages that have it);
     scores and selected_scores: of all samples and of those of the subset; chosen: `pool`, `quota`, `subset` -> rows by
-    language, where quota_binding says whether a quota was asked for.
+    language, where quota_binding says whether a quota was asked for; subset: of which languages, where not of all.
     """
 
     published: list[Published] = field(default_factory=list)
     languages: dict[str, int] = field(default_factory=dict)
     tasks: list[tuple[str | None, int, int]] = field(default_factory=list)
     heldout: int = 0
+    subset: LanguageSubset | None = None
     scores: ScoreSummary | None = None
     selected_scores: ScoreSummary | None = None
     diagnostics: Diagnostics | None = None

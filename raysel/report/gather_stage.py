@@ -14,6 +14,7 @@ from raysel.report.diagnostics_stage import read_diagnostics
 from raysel.report.examples_stage import both_ends, draw_examples
 from raysel.report.findings import Findings
 from raysel.report.heldout_loss import read_heldout
+from raysel.report.language_subset import read_subset
 from raysel.report.projection import VectorMap, choose_rows, project
 from raysel.report.provenance import Published
 from raysel.report.score_summary import ScoreSummary
@@ -35,6 +36,7 @@ def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: in
         languages=dict(corpus.summary["languages"]) if corpus else {},
         tasks=_tasks(corpus) if corpus else [],
         heldout=corpus.summary.get("heldout_rows", 0) if corpus else 0,
+        subset=read_subset(inputs["quota"].summary) if "quota" in inputs else None,
         scores=summary,
         selected_scores=selected,
         diagnostics=read_diagnostics(inputs),

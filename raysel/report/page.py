@@ -23,6 +23,7 @@ from raysel.report.map_figure import draw_map
 from raysel.report.nearest_figure import nearest_matrix
 from raysel.report.palette import DARK, LIGHT, css_variables
 from raysel.report.rows_figures import dumbbells, nested_bars, ridgeline
+from raysel.report.subset_figure import draw_subset
 
 NEAREST_NAMED = 3
 # Longer tables than this are folded; a click or the print-out opens them.
@@ -88,6 +89,7 @@ def sections(findings: Findings, context: Mapping[str, Any]) -> list[tuple[str, 
         "headline": ("Summary", True),
         "warnings": ("Warnings", context["warnings"]),
         "corpus": ("Corpus", findings.languages),
+        "languages": ("Languages", findings.subset),
         "separability": ("Separability", findings.scores),
         "diagnostics": ("Is it language?", findings.diagnostics),
         "vectors": ("Vectors", context["vector_summary"].get("quality")),
@@ -145,6 +147,8 @@ def selection_rows(findings: Findings) -> list[SelectionRow]:
 
 def figures(findings: Findings) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
+    if findings.subset is not None and findings.subset.drawable:
+        drawn["subset"] = draw_subset(findings.subset.picture)
     if findings.scores is not None:
         drawn["ridgeline"] = ridgeline(findings.scores, findings.selected_scores)
         drawn["nearest"] = nearest_matrix(findings.scores)

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 MARGIN = 0.06
 # Last-token states have a few samples far from all others, which would press the rest into a dot.
 SHOWN_QUANTILES = (0.003, 0.997)
+# Around a dot: directions, and distances in pixels, in which a label may stand.
+DIRECTIONS, RINGS = 12, (5.0, 9.0, 14.0, 20.0, 28.0)
+LINE_STEPS = 12
+# A label over a dot or a point of a line is as bad as one over so many square pixels of another label.
+DOT_COST, LINE_COST = 60, 6
 
 
 def share_out(counts: Mapping[str, int], total: int) -> dict[str, int]:
@@ -86,6 +91,43 @@ def spread_labels(
         if not moved:
             break
     return places
+
+
+def place_labels(
+    dots: NDArray[np.float64],
+    joined_to: NDArray[np.float64],
+    widths: Sequence[float],
+    height: float,
+    size: tuple[float, float],
+    order: Sequence[int],
+) -> dict[int, NDArray[np.float64]]:
+    """The middle of a label for each of (n, 2) dots, within (0, 0) and `size`; each beside its dot where there is room.
+
+    One after the other, in `order`, takes the place around its dot that covers least of the labels placed before it,
+    of the dots and of the lines from each dot to the point in `joined_to`; of equally free ones the nearest.
+    """
+    steps = np.linspace(0, 1, LINE_STEPS)[:, None, None]
+    on_lines = (dots + steps * (joined_to - dots)).reshape(-1, 2)
+    angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS) + np.pi / 2
+    placed: dict[int, NDArray[np.float64]] = {}
+    for row in order:
+        half = np.array([widths[row], height]) / 2
+        best: tuple[float, NDArray[np.float64]] | None = None
+        for ring in RINGS:
+            for angle in angles:
+                centre = dots[row] + (half + ring) * [np.cos(angle), np.sin(angle)]
+                if (centre < half).any() or (centre > np.array(size) - half).any():
+                    continue
+                cost = ring / 10
+                for other, at in placed.items():
+                    room = half + np.array([widths[other], height]) / 2 - np.abs(centre - at)
+                    cost += float(np.prod(room)) if (room > 0).all() else 0.0
+                cost += DOT_COST * int((np.abs(dots - centre) < half + 4).all(axis=1).sum())
+                cost += LINE_COST * int((np.abs(on_lines - centre) < half).all(axis=1).sum())
+                if best is None or cost < best[0]:
+                    best = cost, centre
+        placed[row] = dots[row] if best is None else best[1]
+    return placed
 
 
 def contrasting_colours(centres: NDArray[np.float64], colours: int) -> list[int]:

@@ -102,6 +102,17 @@ def test_missing_files_are_found_before_ray_starts(experiment: Path, setting: st
     assert not (experiment.parent / "store" / "corpus").exists()
 
 
+def test_languages_that_cannot_be_chosen_are_refused_before_anything_is_embedded(experiment: Path) -> None:
+    arguments = ("languages.strategy=sem", "languages.k=2", "languages.vectors=nowhere.txt")
+    stderr = refused(experiment, *(part for setting in arguments for part in ("--set", setting)))
+    assert "languages.vectors" in stderr
+    assert "there is no such file" in stderr
+    assert not (experiment.parent / "store" / "corpus").exists()
+    stderr = refused(experiment, "--until", "pool", "--set", "languages.strategy=geo", "--set", "languages.k=4")
+    assert "k 4 is more than the 3 candidates" in stderr
+    assert not (experiment.parent / "store" / "vectors").exists()
+
+
 def test_a_model_folder_without_weights_is_refused(experiment: Path) -> None:
     folder = experiment.parent / "model"
     folder.mkdir()

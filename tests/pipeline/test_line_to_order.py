@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raysel.embedding import LastTokenEncoder
 from raysel.experiment import load_experiment
+from raysel.languages import choose_languages
 from raysel.models.templates import sample_text
 from raysel.pipeline import expand
 from raysel.runner import run_experiment
@@ -135,6 +136,35 @@ def test_only_what_a_change_touches_runs_again(ray_address: str, experiment: Pat
     corpus = experiment.parent / "corpus" / "en.jsonl"
     corpus.write_text(corpus.read_text().replace("hello world 0?", "hello again 0?"))
     assert run() == dict.fromkeys(STAGES, 1)
+
+
+def test_the_languages_to_train_on_are_chosen_among_the_corpuss(ray_address: str, experiment: Path) -> None:
+    def quota(*overrides: str) -> tuple[list[str], dict, int]:
+        before = executions(experiment)["quota"]
+        run_experiment(load_experiment(experiment, overrides), until="quota")
+        found = artifacts(experiment, *overrides)["quota"]
+        rerun = executions(experiment)["quota"] - before
+        return found.read("quota")["lang"].to_pylist(), found.summary["languages"], rerun
+
+    corpus = ["ar", "en", "fr", "hi", "ru", "zh"]
+    chosen, how, _ = quota("languages.strategy=geo", "languages.k=3", "seed=5")
+    assert chosen == how["chosen"] == choose_languages("geo", 3, seed=5, candidates=corpus)
+    assert (how["strategy"], how["k"], how["seed"]) == ("geo", 3, 5)
+    assert [line["lang"] for line in how["picture"]["candidates"]] == corpus
+    assert {line["cluster"] for line in how["picture"]["candidates"]} == set(chosen)
+    among = ("languages.strategy=typo", "languages.k=2", "languages.candidates=[Arabic, zho, hi]")
+    assert quota(*among)[0] == choose_languages("typo", 2, seed=0, candidates=["ar", "hi", "zh"])
+    assert quota("languages.strategy=chosen", "languages.chosen=[English, fra]")[0] == ["en", "fr"]
+
+    shares = experiment.parent / "shares.csv"
+    shares.write_text("lang,share\nen,60\nfr,8\nru,9\nzh,7\nar,2\nhi,1\n")
+    covered = ("languages.strategy=pretrain", "languages.k=2", "languages.cover=most")
+    assert quota(*covered, f"languages.pretrain={shares}")[::2] == (["en", "ru"], 1)
+    (experiment.parent / "elsewhere").mkdir()
+    moved = shares.rename(experiment.parent / "elsewhere" / "shares.csv")
+    assert quota(*covered, f"languages.pretrain={moved}")[::2] == (["en", "ru"], 0)
+    moved.write_text(moved.read_text().replace("hi,1", "hi,99"))
+    assert quota(*covered, f"languages.pretrain={moved}")[::2] == (["en", "hi"], 1)
 
 
 def test_the_plan_names_the_setting_that_changed(ray_address: str, experiment: Path) -> None:

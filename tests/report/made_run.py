@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from raysel import tables
+from raysel.languages.corpus_choice import choice_record, choose_from_corpus
+from raysel.languages.settings import LanguagesSettings
 from raysel.separability import silhouette_samples
 from raysel.store import Artifact, ShardRecord, Store
 
@@ -186,7 +188,10 @@ def _quota(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
     counts = {lang: count // 6 for lang, count in sorted(made.sizes().items())}
     columns = {"lang": list(counts), "task": [None] * len(counts), "count": list(counts.values())}
     records = _shards(attempt, "quota", columns, tables.QUOTA)
-    made.publish("quota", records, {"counts": counts, "available": made.sizes(), "binding": True}, attempt)
+    settings = LanguagesSettings(strategy="geo", k=len(counts) - 2)
+    choice = choose_from_corpus(settings, made.sizes(), seed=made.seed)
+    summary = {"counts": counts, "available": made.sizes(), "binding": True}
+    made.publish("quota", records, {**summary, "languages": choice_record(choice, settings, seed=made.seed)}, attempt)
 
 
 def _ranked(facts: dict[str, Any], lang: str) -> list[str]:

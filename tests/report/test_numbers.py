@@ -14,7 +14,7 @@ from raysel.report.course_figures import stacked
 from raysel.report.curriculum import cut
 from raysel.report.differences import Interval, average, interval, resampled_means
 from raysel.report.heldout_loss import read_heldout
-from raysel.report.projection import choose_rows, contrasting_colours, project, share_out, spread_labels
+from raysel.report.projection import choose_rows, contrasting_colours, place_labels, project, share_out, spread_labels
 from raysel.report.score_summary import BINS, ScoreSummary, bin_centres
 from raysel.report.training_log import read_log, smooth
 
@@ -88,6 +88,20 @@ def test_labels_end_apart():
     apart = np.abs(places[:, None] - places[None])
     overlapping = (apart[..., 0] < 0.049) & (apart[..., 1] < 0.029)
     assert overlapping.sum() == len(centres)
+
+
+@given(st.integers(1, 40), st.integers(0, 99))
+def test_labels_beside_their_dots_cover_neither_each_other_nor_dots(count, seed):
+    rng = np.random.default_rng(seed)
+    cells = rng.permutation(100)[:count]
+    dots = np.column_stack([cells % 10, cells // 10]) * 60.0 + rng.uniform(20, 40, (count, 2))
+    placed = place_labels(dots, dots, [16.0] * count, 12.0, (600, 600), range(count))
+    labels = np.array([placed[row] for row in range(count)])
+    assert ((labels >= [8, 6]) & (labels <= [592, 594])).all()
+    assert np.linalg.norm(labels - dots, axis=1).max() < 30
+    for points, room in ((labels, [16, 12]), (dots, [8, 6])):
+        covered = (np.abs(labels[:, None] - points[None]) < room).all(axis=2)
+        assert covered.sum() == (count if points is labels else 0)
 
 
 def test_neighbours_have_different_colours():

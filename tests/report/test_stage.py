@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from raysel.progress import Progress
-from raysel.report.formats import decimal
+from raysel.report.formats import decimal, language_name
 from raysel.store import Artifact, Store
 from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, heldout_losses, make_run, run_stage
 
@@ -67,8 +67,8 @@ class Page(HTMLParser):
 def test_whole_run_has_every_section(published, store, html):
     page = Page(html)
     assert page.sections == {
-        "headline", "warnings", "corpus", "separability", "diagnostics", "vectors", "map", "selection", "curriculum",
-        "training", "results", "items", "provenance",
+        "headline", "warnings", "corpus", "languages", "separability", "diagnostics", "vectors", "map", "selection",
+        "curriculum", "training", "results", "items", "provenance",
     }  # fmt: skip
     text = " ".join(page.texts)
     total = sum(published["corpus"].summary["languages"].values())
@@ -85,6 +85,26 @@ def test_samples_are_shown_with_what_was_said_before(html):
     for role, message in zip(("System", "User", "Assistant"), HISTORY, strict=True):
         assert text.count(f"{role}, before the prompt") == 2
         assert text.count(message["content"]) == 2
+
+
+def test_chosen_languages_are_shown_with_those_they_stand_for(html, published, store, cluster, progress):
+    text = re.sub(r"\s+", " ", " ".join(Page(html).texts))
+    assert "3 of 5 languages are trained on, by k-means on geographical features." in text
+    found = published["quota"].summary["languages"]
+    section = text[text.index("Where URIEL places the languages") :]
+    for line in found["picture"]["candidates"]:
+        assert (f"{language_name(line['lang'])} {line['lang']} {line['family']}" in section) == line["chosen"]
+    assert {line["cluster"] for line in found["picture"]["candidates"]} == set(found["chosen"])
+    svg = html.decode()[html.decode().index("The chosen languages among the candidates") :].partition("</svg>")[0]
+    assert re.findall(r">([a-z]{2})</text>", svg) == sorted(line["lang"] for line in found["picture"]["candidates"])
+    assert "var(--c0)" in svg
+    assert "#" not in "".join(re.findall(r"(?:fill|stroke): [^;\"]*", svg))
+
+    everything = {key: value for key, value in found.items() if key != "picture"} | {"strategy": "all"}
+    manifest = published["quota"].manifest
+    summary = {**published["quota"].summary, "languages": everything}
+    without = replace(published["quota"], manifest={**manifest, "summary": summary})
+    assert "languages" not in Page(run_stage({"quota": without}, store, cluster, progress)).sections
 
 
 def test_held_out_loss_by_language_the_largest_fall_first(html, published, store, cluster, progress):
@@ -163,6 +183,7 @@ def test_secrets_in_addresses_stay_out(html):
                 "headline",
                 "warnings",
                 "corpus",
+                "languages",
                 "separability",
                 "diagnostics",
                 "vectors",
