@@ -53,7 +53,7 @@ def run(run: StageRun) -> StageOutput:
         "parallel": mixture.parallel,
         "shortfall": mixture.shortfall,
         "unseen": [normalise(name) for name in mixture.unseen],
-        "languages": choice_record(choice, run.settings["languages"], seed=seed),
+        "languages": choice_record(choice, languages, seed=run.settings["seed"]),
     }
     return StageOutput(records, summary)
 
