@@ -212,6 +212,8 @@ def _by_amount(strategy: str, k: int, found: Sequence[Candidate], refuse: bool, 
         needed = "rows: language -> rows" if strategy == "resource" else "shares: language -> share of pre-training"
         raise SubsetError(f"strategy {strategy} needs {needed}")
     by_code = {normalise(label): amount for label, amount in given.items()}
+    if len(by_code) < len(given):
+        raise SubsetError(f"a language has two numbers: {', '.join(given)} are {', '.join(by_code)}")
     without = sorted(c.label for c in found if normalise(c.label) not in by_code)
     if without and refuse:
         raise SubsetError(_missing(without, "number in the table"))

@@ -19,8 +19,8 @@ WIDTH, HEIGHT = 640, 430
 LEFT, TOP, RIGHT, BOTTOM = 52, 10, 10, 44
 PIXELS_PER_CHARACTER = 7.2
 LABEL_HEIGHT = 13
-# Pixels from a dot, beyond which its label is joined to it by a line.
-FAR = 22
+# A label farther than so many pixels from its dot is joined to it by a line.
+FAR = 11
 # Around the outermost languages, as a share of what is shown.
 MARGIN = 0.06
 
@@ -100,10 +100,10 @@ def _labels(
     first = sorted(range(len(lines)), key=lambda row: (not lines[row].chosen, row))
     for row, label in place_labels(dots, centres, widths, LABEL_HEIGHT, size, first).items():
         line, dot = lines[row], dots[row]
-        if np.hypot(*(label - dot)) > FAR:
-            # As far as the label, not through it.
-            end = label + (dot - label) * (LABEL_HEIGHT / 2) / np.hypot(*(label - dot))
-            ends = np.stack([dot, end]) / size
+        half = np.array([widths[row], LABEL_HEIGHT]) / 2
+        edge = np.clip(dot, label - half, label + half)
+        if np.hypot(*(edge - dot)) > FAR:
+            ends = np.stack([dot, edge]) / size
             axes.plot(ends[:, 0], ends[:, 1], color=LIGHT["before"], linewidth=0.6, transform=axes.transAxes, zorder=2)
         weight, colour = ("bold", colours[row]) if line.chosen else ("normal", LIGHT["muted"])
         axes.text(label[0] / size[0], label[1] / size[1], line.lang, transform=axes.transAxes, ha="center",

@@ -130,6 +130,7 @@ def test_candidates_without_features_are_all_named(tmp_path: Path) -> None:
         ("sem", 3, {}, "need a file of vectors"),
         ("resource", 3, {}, "needs rows"),
         ("pretrain", 3, {}, "needs shares"),
+        ("pretrain", 1, {"shares": {"sw": 1.0, "swh": 2.0}}, "a language has two numbers: sw, swh are sw"),
         (
             "pretrain",
             3,
