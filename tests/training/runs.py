@@ -1,12 +1,18 @@
 """Corpora, orders and stage runs for the training tests."""
 
 import json
+import os
+import signal
 import struct
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file
@@ -144,6 +150,29 @@ def killed_after(step: int) -> Callable[[dict[str, Any]], None]:
             raise KilledError
 
     return report
+
+
+@contextmanager
+def worker_killed_at_a_checkpoint(store: Store, name: str) -> Iterator[list[int]]:
+    """kill -9 on one of the two workers that train model `name`, as soon as a whole checkpoint of it is there.
+
+    Gives the ids of the processes that were killed.
+    """
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not list((Path(store.root) / "model" / name).glob("*/checkpoint-*/whole.json.done")):
+            time.sleep(0.02)
+        running = psutil.Process().children(recursive=True)
+        workers = [process for process in running if "RayTrainWorker" in " ".join(process.cmdline())]
+        assert len(workers) == 2
+        os.kill(workers[1].pid, signal.SIGKILL)
+        killed.append(workers[1].pid)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    yield killed
+    killer.join(1)
 
 
 def losses(log: list[dict]) -> list[float]:

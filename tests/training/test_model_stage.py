@@ -1,13 +1,8 @@
 """Stages `model` and `base_model` on Ray Train with two workers."""
 
 import json
-import os
-import signal
-import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -26,6 +21,7 @@ from tests.training.runs import (
     log_of,
     losses,
     train,
+    worker_killed_at_a_checkpoint,
     write_corpus,
     write_tokens,
 )
@@ -115,25 +111,8 @@ def test_a_worker_killed_on_the_way_changes_no_loss(
     tokens = write_tokens(store, tiny_llama, 60, TokenSettings(max_tokens=128, batch_samples=5, epochs=20))
     settings = TrainingSettings(data=DATA, zero=zero, method="full", learning_rate=1e-3, workers=2, checkpoint_steps=10)
     _, undisturbed = train(cluster, progress, store, tiny_llama, tokens, settings, "undisturbed")
-    killed = []
-
-    def kill_one() -> None:
-        """kill -9 on one of the two workers as soon as a whole checkpoint is there."""
-        while not list((Path(store.root) / "model" / "killed").glob("*/checkpoint-*/whole.json.done")):
-            time.sleep(0.02)
-        workers = [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if "RayTrainWorker" in " ".join(process.cmdline())
-        ]
-        assert len(workers) == 2
-        os.kill(workers[1].pid, signal.SIGKILL)
-        killed.append(workers[1].pid)
-
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
-    output, model = train(cluster, progress, store, tiny_llama, tokens, settings, "killed")
-    killer.join(1)
+    with worker_killed_at_a_checkpoint(store, "killed") as killed:
+        output, model = train(cluster, progress, store, tiny_llama, tokens, settings, "killed")
     assert killed
     log = log_of(model)
     assert output.summary["resumed_from"] >= 10

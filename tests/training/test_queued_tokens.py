@@ -15,7 +15,15 @@ from raysel.tables import ORDER, QUEUES
 from raysel.training.queued_tokens import steps_by_loss, trained_order, write_queued_shard
 from raysel.training.settings import TokenSettings, TrainingSettings
 from raysel.training.token_shards import even_steps, shard_starts, summarize, write_token_shard
-from tests.training.runs import KilledError, assert_same_weights, killed_after, losses, train, write_corpus
+from tests.training.runs import (
+    KilledError,
+    assert_same_weights,
+    killed_after,
+    losses,
+    train,
+    worker_killed_at_a_checkpoint,
+    write_corpus,
+)
 
 DATA = TokenSettings(max_tokens=128, batch_samples=4, epochs=2)
 RULE = {"strength": 3.0, "block_steps": 2, "memory": 0.5}
@@ -149,12 +157,17 @@ def test_replaying_the_order_gives_the_same_model(learn, store: Store, tiny_llam
 
 
 @pytest.mark.slow
-def test_two_workers_choose_as_one_does(cluster: Any, progress: Progress, store: Store, tiny_llama: Path) -> None:
-    _, tokens = queued(store, tiny_llama, 26)
-    orders = []
-    for workers in (1, 2):
-        given = settings().model_copy(update={"workers": workers, "zero": 2})
-        _, model = train(cluster, progress, store, tiny_llama, tokens, given, f"workers-{workers}")
-        orders.append(model.read("trained_order").to_pylist())
-        assert [row["step"] for row in orders[-1]] == [position // 4 for position in range(52)]
-    assert orders[0] == orders[1]
+def test_two_workers_one_of_them_killed_choose_as_one_does(
+    cluster: Any, progress: Progress, store: Store, tiny_llama: Path
+) -> None:
+    _, tokens = queued(store, tiny_llama, 26, DATA.model_copy(update={"epochs": 30}))
+    given = settings(workers=1).model_copy(update={"zero": 2, "checkpoint_steps": 5, "learning_rate": 1e-3})
+    _, alone = train(cluster, progress, store, tiny_llama, tokens, given, "alone")
+    two = given.model_copy(update={"workers": 2})
+    with worker_killed_at_a_checkpoint(store, "killed") as killed:
+        output, model = train(cluster, progress, store, tiny_llama, tokens, two, "killed")
+    assert killed
+    assert output.summary["resumed_from"] >= 5
+    found = model.read("trained_order").to_pylist()
+    assert [row["step"] for row in found] == [position // 4 for position in range(26 * 30)]
+    assert found == alone.read("trained_order").to_pylist()
