@@ -104,8 +104,16 @@ class Experiment(Section):
         idle = [f"{path}.{reason}" for path, section in _sections("", self) for reason in section.without_effect()]
         if self.mixture.quota == "everything" and "selection" in self.model_fields_set:
             idle.append("selection.method: with mixture.quota everything the whole pool is trained on; it only ranks")
-        if self.mixture.parallel and "selection" in self.model_fields_set:
-            idle.append("selection.method: mixture.parallel draws the items, and nothing is left to choose from")
+        if self.mixture.parallel:
+            sections = [name for name in ("preselect", "selection") if name in self.model_fields_set]
+            idle += [
+                f"{name}: mixture.parallel draws the items, and nothing is left to choose from" for name in sections
+            ]
+        epochs = self.training.data.epochs
+        if self.curriculum.kind == "replay" and epochs > 1:
+            idle.append("training.data.epochs: curriculum.kind replay goes through what was recorded, epochs and all")
+        if self.curriculum.repetition == "reshuffled" and epochs == 1:
+            idle.append("curriculum.repetition: there is one epoch")
         return [f"setting without effect: {reason}" for reason in idle]
 
 

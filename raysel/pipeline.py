@@ -198,9 +198,9 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         "order",
         "order",
         {
-            "curriculum": counted(curriculum) | {"trained_order": None},
+            "curriculum": {k: v for k, v in counted(curriculum).items() if k in curriculum.read - {"trained_order"}},
             "seed": seed,
-            "epochs": epochs if curriculum.repetition == "reshuffled" else 1,
+            "epochs": epochs if curriculum.repetition == "reshuffled" and "repetition" in curriculum.read else 1,
         },
         "subset",
         "scores",

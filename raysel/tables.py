@@ -38,7 +38,8 @@ QUOTA = pa.schema(
         pa.field("count", pa.int64(), nullable=False),
     ]
 )
-PARALLEL = pa.schema([pa.field("id", pa.string()), pa.field("lang", pa.string())])
+# The rows of the items that every language has; `place` is the item's in the draw.
+PARALLEL = pa.schema([pa.field("id", pa.string()), pa.field("lang", pa.string()), pa.field("place", pa.int64())])
 CHOSEN = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

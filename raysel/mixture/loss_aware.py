@@ -46,11 +46,11 @@ def next_block(left: Mapping[int, int], recent: RecentLosses, size: int, *, stre
 
 
 def _pull(level: int, recent: RecentLosses, strength: float) -> float:
-    known = recent.of_level
-    mean = sum(known.values()) / len(known) if known else 0.0
-    if level not in known or mean <= 0 or known[level] <= 0:
+    if level not in recent.of_level:
         return 1.0
-    return (known[level] / mean) ** strength
+    # What rounds to nothing has still a loss.
+    known = {of: max(loss, 10.0**-LOSS_DIGITS) for of, loss in recent.of_level.items()}
+    return (known[level] * len(known) / sum(known.values())) ** strength
 
 
 def _shared_out(weights: Mapping[int, float], left: Mapping[int, int], size: int) -> dict[int, int]:

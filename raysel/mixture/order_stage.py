@@ -15,7 +15,7 @@ from raysel.mixture.settings import CurriculumSettings
 from raysel.seeding import draw
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord, open_filesystem
-from raysel.tables import ORDER, QUEUES
+from raysel.tables import ORDER, QUEUES, TRAINED_ORDER
 
 
 class OrderError(UserError):
@@ -28,11 +28,15 @@ def trained_order_file(path: str) -> str:
     info = filesystem.get_file_info(inside)
     if info.type == fs.FileType.File:
         return path
-    found = []
-    if filesystem.get_file_info(f"{inside.rstrip('/')}/manifest.json").type == fs.FileType.File:
-        with filesystem.open_input_file(f"{inside.rstrip('/')}/manifest.json") as file:
-            files = json.loads(file.read())["files"]
-        found = [entry["path"] for entry in files if entry["table"] == "trained_order"]
+    manifest = f"{inside.rstrip('/')}/manifest.json"
+    found: list[str] = []
+    if filesystem.get_file_info(manifest).type == fs.FileType.File:
+        with filesystem.open_input_file(manifest) as file:
+            content = file.read()
+        try:
+            found = [entry["path"] for entry in json.loads(content)["files"] if entry["table"] == "trained_order"]
+        except (ValueError, KeyError, TypeError):
+            found = []
     if len(found) != 1:
         raise OrderError(
             f"curriculum.trained_order {path!r} is neither a Parquet file nor the folder of a model trained by "
@@ -82,7 +86,10 @@ class _Subset:
         """How often each row occurs: the selector's first choices once more where that does not come out even."""
         by_task = quota.summary["by_task"]
         cells = {(lang, task): count for lang, task, count, _ in quota.summary["cells"]}
-        ranked = sorted(zip(subset["rank"].to_pylist(), subset["id"].to_pylist(), strict=True))
+        rank = _by_id(subset, "rank")
+        if quota.summary["parallel"]:  # the same items once more in every language
+            rank = _by_id(quota.read("parallel", ["id", "place"]), "place")
+        ranked = sorted((rank[i], i) for i in subset["id"].to_pylist())
         cell_of = {i: (self.lang[i], self.task[i] if by_task else None) for _, i in ranked}
         rows = Counter(cell_of.values())
         seen: Counter[tuple[str, str | None]] = Counter()
@@ -110,7 +117,7 @@ def write_order(
     """Ray task: position, language, task and curriculum level of every selected row; of every epoch where they
     differ."""
     rows = _Subset(inputs)
-    covered = epochs if settings.repetition == "reshuffled" else 1
+    covered = epochs if settings.repetition == "reshuffled" and "repetition" in settings.read else 1
     assert settings.kind != "loss_aware"
     assert settings.kind != "replay"
     keys: list[str] = []
@@ -151,8 +158,7 @@ def write_queues(settings: CurriculumSettings, seed: int, inputs: dict[str, Arti
 
 def write_replay(path: str, seed: int, inputs: dict[str, Artifact], attempt: Attempt) -> ShardRecord:
     """Ray task: a recorded order, once its rows were found among the selected ones."""
-    filesystem, inside = open_filesystem(path)
-    recorded = pq.read_table(inside, filesystem=filesystem).sort_by("position")
+    recorded = _read_recorded(path)
     rows = _Subset(inputs)
     unknown = pc.unique(recorded["id"].filter(pc.invert(pc.is_in(recorded["id"], pa.array(list(rows.lang))))))
     if len(unknown):
@@ -169,8 +175,23 @@ def write_replay(path: str, seed: int, inputs: dict[str, Artifact], attempt: Att
     }
     warnings = [f"{left:,} selected rows are not in the order that is replayed"] if left else []
     # All the epochs are in what was recorded; its rows of tokens kept levels apart, and so must these.
-    summary = {"rows": len(ids), "epochs": None, "loss_aware": None, "levels_apart": True, "warnings": warnings}
+    steps = 1 + pc.max(recorded["step"]).as_py()
+    summary = {"rows": len(ids), "epochs": None, "loss_aware": None, "levels_apart": True, "steps": steps}
+    summary["warnings"] = warnings
     return attempt.write_table("order", 0, _table(columns, ORDER), summary=summary)
+
+
+def _read_recorded(path: str) -> pa.Table:
+    filesystem, inside = open_filesystem(path)
+    try:
+        table = pq.read_table(inside, filesystem=filesystem, columns=["id", "position", "level", "step"])
+        table = table.cast(pa.schema([TRAINED_ORDER.field(name) for name in table.column_names]))
+    except (pa.ArrowException, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise OrderError(f"{path} is no recorded order (Parquet with id, position, level, step): {first}") from error
+    if not table.num_rows:
+        raise OrderError(f"{path} is a recorded order of no rows")
+    return table.sort_by("position")
 
 
 def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:

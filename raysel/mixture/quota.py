@@ -54,7 +54,11 @@ def around_pivot(cells: Iterable[Cell], *, pivot: str, pivot_rows: int, rows: in
 
 
 def settle(
-    wanted: Mapping[Cell, int], available: Mapping[Cell, int], shortfall: Literal["refuse", "take_all", "repeat"]
+    wanted: Mapping[Cell, int],
+    available: Mapping[Cell, int],
+    shortfall: Literal["refuse", "take_all", "repeat"],
+    *,
+    of: str = "rows",
 ) -> dict[Cell, int]:
     """What is trained on of what is wanted. `QuotaError` with the counts where it cannot be had and is to be refused,
     or where there is nothing to repeat."""
@@ -69,10 +73,11 @@ def settle(
         ]
         if len(short) > SHOWN:
             lines.append(f"and {len(short) - SHOWN:,} more")
+        remedy = "take_all, or repeat" if shortfall == "refuse" else "take_all: of nothing, nothing can be repeated"
         raise QuotaError(
-            "the mixture asks for more than the corpus has:\n  "
+            f"the mixture asks for more {of} than there are:\n  "
             + "\n  ".join(lines)
-            + "\nlower it, or set mixture.shortfall: take_all, or repeat where there is something to repeat"
+            + f"\nlower it, or set mixture.shortfall: {remedy}"
         )
     return dict(wanted)
 

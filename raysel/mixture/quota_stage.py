@@ -1,28 +1,30 @@
 """Stage `quota`: rows to train on for each language, from the corpus's counts alone."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysel.apportionment import largest_remainder
 from raysel.languages.codes import normalise
 from raysel.languages.corpus_choice import choice_record, choose_from_corpus
 from raysel.languages.settings import LanguagesSettings
-from raysel.mixture.parallel import choose_items, common_items, rows_of_items
-from raysel.mixture.quota import Cell, QuotaError, around_pivot, even, proportional, settle, tempered
+from raysel.mixture.parallel import choose_items, common_items, rows_of_items, with_items
+from raysel.mixture.quota import Cell, QuotaError, around_pivot, cell_name, even, proportional, settle, tempered
 from raysel.mixture.settings import MixtureSettings
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
-from raysel.tables import QUOTA
+from raysel.tables import PARALLEL, QUOTA
 
 
 def run(run: StageRun) -> StageOutput:
     """Write table `quota`; with parallel items, also `parallel`: the rows of the items that were drawn.
 
     The summary has counts and available (rows by language), cells (language, task or null, count, available), by_task,
-    binding (false where everything is trained on), parallel, shortfall, unseen and
-    languages (how they were chosen).
+    binding (false where everything is trained on), parallel, shortfall, unseen and languages (how they were chosen);
+    warnings name what falls short.
     """
     mixture: MixtureSettings = run.settings["mixture"]
     corpus = run.inputs["corpus"]
@@ -31,13 +33,14 @@ def run(run: StageRun) -> StageOutput:
     available = _available(corpus.summary["cells"], choice.languages, mixture)
     if not any(available.values()):
         raise QuotaError("the chosen languages have no row of the tasks that mixture names")
-    wanted = _wanted(mixture, available)
+    wanted = {cell: count for cell, count in _wanted(mixture, available).items() if count}
     records = []
     if mixture.parallel:
         parallel = run.cluster.run_task(write_parallel, mixture, wanted, run.settings["seed"], corpus, run.attempt)
         records.append(parallel)
         available = {(lang, task): n for lang, task, n in parallel.summary["available"]}
-    counts = {cell: n for cell, n in sorted(settle(wanted, available, mixture.shortfall).items()) if n}
+    of = "items that all these languages have" if mixture.parallel else "rows"
+    counts = {cell: n for cell, n in sorted(settle(wanted, available, mixture.shortfall, of=of).items()) if n}
     if mixture.parallel:
         # Nothing is left to choose from: the items of each language are settled.
         available = {cell: min(count, available[cell]) for cell, count in counts.items()}
@@ -54,6 +57,12 @@ def run(run: StageRun) -> StageOutput:
         "shortfall": mixture.shortfall,
         "unseen": [normalise(name) for name in mixture.unseen],
         "languages": choice_record(choice, languages, seed=run.settings["seed"]),
+        "warnings": [
+            f"{cell_name(*cell)}: wanted {count:,} {of}, available {available.get(cell, 0):,}: "
+            + ("rows are repeated" if cell in counts and mixture.shortfall == "repeat" else "all of them are taken")
+            for cell, count in wanted.items()
+            if count > available.get(cell, 0)
+        ],
     }
     return StageOutput(records, summary)
 
@@ -61,9 +70,10 @@ def run(run: StageRun) -> StageOutput:
 def _seen(corpus: Artifact, languages: LanguagesSettings, mixture: MixtureSettings) -> dict[str, int]:
     """Rows by language, without the unseen ones, which are not there to be chosen."""
     unseen = {normalise(name) for name in mixture.unseen}
+    _refuse_absent("mixture.unseen", sorted(unseen), corpus.summary["languages"], "the corpus does not have")
     asked = {
         "languages.chosen": languages.chosen if languages.strategy == "chosen" else [],
-        "mixture.counts": [lang for lang, _ in mixture.wanted()],
+        "mixture.counts": [lang for (lang, _), n in mixture.wanted().items() if n] if mixture.quota == "counts" else [],
     }
     for setting, names in asked.items():
         both = sorted(unseen & {normalise(name) for name in names})
@@ -98,7 +108,8 @@ def _wanted(mixture: MixtureSettings, available: dict[Cell, int]) -> dict[Cell, 
     total = mixture.total or 0
     match mixture.quota:
         case "proportional":
-            return proportional(available, total)
+            # What is more than all there is is settled language by language.
+            return (proportional if mixture.shortfall == "refuse" else largest_remainder)(available, total)
         case "even":
             return even(available, total)
         case "temperature":
@@ -118,7 +129,7 @@ def _explicit(mixture: MixtureSettings, languages: set[str]) -> dict[Cell, int]:
     codes = [normalise(name) for name in mixture.counts]
     if len(set(codes)) < len(codes):
         raise QuotaError(f"mixture.counts names a language twice: {', '.join(mixture.counts)} are {', '.join(codes)}")
-    _refuse_absent("mixture.counts", codes, dict.fromkeys(sorted(languages), 0))
+    _refuse_absent("mixture.counts", codes, sorted(languages), "is not among the languages to train on")
     return {(normalise(lang), task): count for (lang, task), count in mixture.wanted().items()}
 
 
@@ -135,7 +146,7 @@ def write_parallel(
     """Ray task: draw the items and write their rows; the summary's `available` counts the common items by cell."""
     languages = sorted({lang for lang, _ in wanted})
     columns = ["id", "lang", "source", "group", "task"]
-    rows = corpus.read("corpus", columns, filters=pc.field("lang").isin(languages))
+    rows = with_items(corpus.read("corpus", columns, filters=pc.field("lang").isin(languages)))
     parts, available = [], []
     for task in sorted({task for _, task in wanted}, key=str):
         of_task = rows if task is None else rows.filter(pc.equal(rows["task"], task))
@@ -144,11 +155,11 @@ def write_parallel(
         available += [[lang, task, items.num_rows] for lang in langs]
         counts = {lang: min(wanted[lang, task], items.num_rows) for lang in langs}
         chosen = choose_items(items, max(counts.values()), seed=seed)
-        parts.append(rows_of_items(of_task, chosen, counts))
+        parts.append(rows_of_items(of_task, chosen, counts).cast(PARALLEL))
     return attempt.write_table("parallel", 0, pa.concat_tables(parts), summary={"available": available})
 
 
-def _refuse_absent(setting: str, codes: list[str], available: dict[str, int]) -> None:
-    absent = [code for code in codes if code not in available]
+def _refuse_absent(setting: str, codes: list[str], known: Iterable[str], why: str) -> None:
+    absent = [code for code in codes if code not in known]
     if absent:
-        raise QuotaError(f"{setting} names {', '.join(absent)}, which the corpus does not have: {', '.join(available)}")
+        raise QuotaError(f"{setting} names {', '.join(absent)}, which {why}: {', '.join(known)}")

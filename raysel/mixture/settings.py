@@ -104,7 +104,7 @@ class LossAwareSettings(Section):
     kept of the recent loss when a block is added to it.
     """
 
-    strength: float = 2.0
+    strength: float = Field(2.0, ge=-20, le=20)
     block_steps: int = Field(4, ge=1)
     memory: float = Field(0.5, ge=0, lt=1)
 
@@ -149,18 +149,23 @@ class CurriculumSettings(Section):
     def has_levels(self) -> bool:
         return self.kind in LEVELLED or (self.kind in ("ascending", "descending") and self.within_level == "shuffled")
 
-    def without_effect(self) -> list[str]:
-        read = {
+    @property
+    def read(self) -> set[str]:
+        """The settings that this kind goes by."""
+        reads = {
             "levels": self.has_levels,
             "within_level": self.kind in (*LEVELLED, "ascending", "descending"),
             "stages": self.kind == "staged",
             "mix_in": self.kind == "staged",
             "loss_aware": self.kind == "loss_aware",
             "trained_order": self.kind == "replay",
-            "repetition": self.kind != "replay",
+            "repetition": self.kind == "random" or (self.has_levels and self.kind != "loss_aware"),
         }
+        return {"kind", *(name for name, is_read in reads.items() if is_read)}
+
+    def without_effect(self) -> list[str]:
         return [
             f"{name}: the kind is {self.kind}"
-            for name, is_read in read.items()
-            if name in self.model_fields_set and not is_read and getattr(self, name) not in (None, [])
+            for name in type(self).model_fields
+            if name in self.model_fields_set - self.read and getattr(self, name) not in (None, [], "same")
         ]

@@ -20,7 +20,7 @@ POOL = CHOSEN.append(pa.field("task", pa.string()))
 def preflight(settings: PreselectSettings, quota: Artifact) -> None:
     """Raise `PoolError`, before anything is embedded, where the pool is empty or cannot fill the quota."""
     counts, available = _by_cell(quota)
-    sizes = pool_sizes(available, **_how_many(settings))
+    sizes = pool_sizes(available, **_how_many(settings, quota))
     if not any(sizes.values()):
         rows = sum(available.values())
         raise PoolError(f"the pool is empty: round({rows:,} rows x rho {settings.rho:g}) = 0; raise preselect.rho")
@@ -38,7 +38,10 @@ def _must_be_filled(quota: Artifact) -> bool:
     return quota.summary["binding"] and quota.summary["shortfall"] == "refuse"
 
 
-def _how_many(settings: PreselectSettings) -> dict[str, Any]:
+def _how_many(settings: PreselectSettings, quota: Artifact) -> dict[str, Any]:
+    if quota.summary["parallel"]:
+        # The items are drawn already; a cut by each language's own scores would leave others in each.
+        return {"rho": 1.0}
     return {"rho": settings.rho, "size": settings.size, "minimum": settings.minimum}
 
 
@@ -82,7 +85,9 @@ def write_pool(
     row = {identity: i for i, identity in enumerate(ids)}
     lengths = None if more["vectors"] is None else _lengths(more["vectors"], ids)
     groups = [cell_name(*cell) for cell in zip(clusters, tasks, strict=True)]
-    chosen = preselect(ids, groups, values, **_how_many(settings), band=settings.band, seed=seed, lengths=lengths)
+    chosen = preselect(
+        ids, groups, values, **_how_many(settings, quota), band=settings.band, seed=seed, lengths=lengths
+    )
     counts = dict.fromkeys(languages, 0)
     ranks = []
     for identity in chosen:
@@ -101,8 +106,10 @@ def write_pool(
         "method": [f"separability/{settings.band}"] * len(chosen),
         "task": [tasks[row[identity]] for identity in chosen],
     }
-    none = [lang for lang, count in counts.items() if not count]
-    warnings = [f"languages of which the pool takes no row: {', '.join(none)}"] if none else []
+    none = [cell_name(lang, task) for lang, task, _, _ in quota.summary["cells"] if not in_cells[lang, task]]
+    if none and quota.summary["shortfall"] == "repeat":
+        raise PoolError(f"the pool takes no row of {'; '.join(none)}, so there is none to repeat: raise preselect.rho")
+    warnings = [f"languages of which the pool takes no row: {'; '.join(none)}"] if none else []
     cells = [[lang, task, count] for (lang, task), count in sorted(in_cells.items(), key=str)]
     summary = {"languages": counts, "cells": cells, "warnings": warnings}
     return attempt.write_table("pool", 0, pa.table(written, schema=POOL), summary=summary)

@@ -68,7 +68,9 @@ def run(run: StageRun) -> StageOutput:
     heldout = run.attempt.finished().get(("heldout_tokens", 0))
     if heldout is None and data.heldout_samples and corpus.shards("heldout"):
         heldout = run.cluster.run_task(_write_heldout, run.attempt, corpus, source, data, packing)
-    summary["warnings"] = _warnings(summary, data, packing, config.get("model_type", "unknown"))
+    summary["warnings"] = summary.get("warnings", []) + _warnings(
+        summary, data, packing, config.get("model_type", "unknown")
+    )
     if not summary["samples"]:
         raise TokenError(
             f"no sample has a token to learn within training.data.max_tokens {data.max_tokens}: "
@@ -91,7 +93,14 @@ def _write_steps(
     given = (order, corpus, source, data, packing, order.summary["levels_apart"])
     items = {index: (plan, index, shard_starts(starts, plan, index), *given) for index in range(shards)}
     records = _write_shards(run, "tokens", plan, _write_shard, items)
-    return records, summarize(records, steps, data)
+    summary = summarize(records, steps, data)
+    recorded = order.summary.get("steps", steps)
+    if recorded != steps:
+        summary["warnings"] = [
+            f"the order that is replayed was trained on in {recorded:,} steps, here it makes {steps:,}: with other "
+            "training settings (training.data.batch_samples) another model comes out"
+        ]
+    return records, summary
 
 
 def _write_queues(
@@ -106,7 +115,7 @@ def _write_queues(
     records = _write_shards(run, "queued_tokens", None, _write_queued_shard, items)
     by_level = sum((Counter(record.summary["samples_by_level"]) for record in records), Counter[str]())
     steps = -(-by_level.total() * data.epochs // data.batch_samples)
-    summary = summarize(records, steps, data) | {
+    summary = _in_all_epochs(summarize(records, steps, data), data.epochs) | {
         "row_fill": None,  # rows are filled when it is known what they hold
         "loss_aware": order.summary["loss_aware"],
         "samples_by_level": dict(sorted(by_level.items())),
@@ -114,6 +123,16 @@ def _write_queues(
         "epochs": data.epochs,
     }
     return records, summary
+
+
+def _in_all_epochs(summary: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """The counts of `summarize` over one epoch as those of all."""
+    totals = {name: summary[name] * epochs for name in ("samples", "tokens", "trained_tokens", "untrained")}
+    by_lang = {
+        name: {lang: count * epochs for lang, count in summary[name].items()}
+        for name in ("samples_by_lang", "trained_tokens_by_lang", "truncated")
+    }
+    return summary | totals | by_lang
 
 
 def _write_shards(

@@ -44,6 +44,12 @@ def test_shares_follow_the_losses_by_the_rule() -> None:
     assert Counter(next_block({0: 100, 1: 100}, known, 40, strength=-1)) == {0: 10, 1: 30}
 
 
+def test_a_loss_that_rounds_to_nothing_is_a_small_one() -> None:
+    known = recent(l0=1.0, l1=0.001, l2=0.00001)
+    block = Counter(next_block({0: 100, 1: 100, 2: 100}, known, 60, strength=1))
+    assert block == {0: 60}
+
+
 def test_a_level_gives_no_more_than_it_has() -> None:
     block = Counter(next_block({0: 5, 1: 100, 2: 100}, recent(l0=9.0, l1=1.0, l2=1.0), 45, strength=3))
     assert block == {0: 5, 1: 20, 2: 20}

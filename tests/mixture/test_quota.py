@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysel.mixture.parallel import choose_items, common_items, rows_of_items
+from raysel.mixture.parallel import choose_items, common_items, rows_of_items, with_items
 from raysel.mixture.quota import QuotaError, around_pivot, even, proportional, settle, tempered
 
 
@@ -74,14 +74,17 @@ def test_a_shortfall_is_refused_taken_or_repeated() -> None:
 def parallel_rows(langs: str = "abc", items: int = 40) -> pa.Table:
     """Every language lacks some items, and a has one of them twice."""
     rows = [
-        {"id": f"{lang}-{i}", "lang": lang, "source": "s", "group": str(i)}
+        {"id": f"{lang}-{i}", "lang": lang, "source": "s", "task": None, "group": str(i)}
         for n, lang in enumerate(langs)
         for i in range(items)
         if i % 10 != n
     ]
-    rows.append({"id": "a-0-again", "lang": "b", "source": "s", "group": "9"})
-    rows.append({"id": "none", "lang": "a", "source": "s", "group": None})
-    return pa.Table.from_pylist(rows)
+    rows.append({"id": "a-0-again", "lang": "b", "source": "s", "task": None, "group": "9"})
+    rows.append({"id": "none", "lang": "a", "source": "s", "task": None, "group": None})
+    # Another task's item of the same number is another item.
+    rows.append({"id": "a-other", "lang": "a", "source": "s", "task": "qa", "group": "1"})
+    schema = pa.schema([(name, pa.string()) for name in ("id", "lang", "source", "task", "group")])
+    return with_items(pa.Table.from_pylist(rows, schema=schema))
 
 
 @pytest.mark.parametrize("seed", [0, 42])

@@ -61,6 +61,7 @@ def test_settings_of_another_quota_are_reported(given: dict, idle: list[str]) ->
         ({"kind": "ascending", "levels": 3, "within_level": "shuffled"}, []),
         ({"kind": "balanced", "mix_in": 0.1}, ["mix_in: the kind is balanced"]),
         ({"kind": "staged", "levels": 2, "stages": [[1], [0]], "mix_in": 0.1, "repetition": "reshuffled"}, []),
+        ({"kind": "ascending", "repetition": "reshuffled"}, ["repetition: the kind is ascending"]),
         ({"kind": "random", "loss_aware": {"strength": 1.0}}, ["loss_aware: the kind is random"]),
     ],
 )
@@ -78,5 +79,5 @@ def test_a_selector_with_nothing_to_choose_is_reported() -> None:
     mixture = {"quota": "even", "total": 10, "parallel": True}
     found = Experiment(name="x", model={"path": "m"}, mixture=mixture, selection={"method": "kmc"}).warnings()
     assert found == [
-        "setting without effect: selection.method: mixture.parallel draws the items, and nothing is left to choose from"
+        "setting without effect: selection: mixture.parallel draws the items, and nothing is left to choose from"
     ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raysel.languages.settings import LanguagesSettings
@@ -119,13 +120,38 @@ def test_everything_of_one_task(line: Line) -> None:
     assert cells_of(line.subset()) == {(lang, "qa"): items for lang, items in ITEMS.items()}
 
 
-def test_parallel_items_are_really_parallel(line: Line) -> None:
+@pytest.mark.parametrize(("rho", "shortfall"), [(1.0, "refuse"), (0.2, "take_all"), (0.2, "repeat")])
+def test_parallel_items_are_really_parallel(line: Line, rho: float, shortfall: str) -> None:
     languages = LanguagesSettings(strategy="chosen", chosen=["en", "es", "ja"])
-    quota = line.quota(languages, quota="even", total=48, parallel=True)
-    assert quota.summary["counts"] == {"en": 16, "es": 16, "ja": 16}
-    items = {lang: {row["id"].split("-", 1)[1] for row in line.subset() if row["lang"] == lang} for lang in ITEMS}
+    quota = line.quota(languages, quota="even", total=90, parallel=True, shortfall=shortfall)
+    assert quota.summary["counts"] == {"en": 30, "es": 30, "ja": 30}
+    items = {lang: {row["id"].split("-", 1)[1] for row in line.subset(rho) if row["lang"] == lang} for lang in ITEMS}
     assert items["en"] == items["es"] == items["ja"]
-    assert len(items["en"]) == 16
+    assert len(items["en"]) == 30
+    assert {item.split("-")[0] for item in items["en"]} == set(TASKS)
+
+
+def test_parallel_items_are_repeated_alike(line: Line) -> None:
+    quota = line.quota(quota="even", total=48, tasks=["qa"], parallel=True, shortfall="repeat")
+    assert quota.summary["warnings"][0] == (
+        "en, qa: wanted 12 items that all these languages have, available 5: rows are repeated"
+    )
+    line.subset(rho=0.2)
+    ordered = line.order(CurriculumSettings(), "quota").read("order").to_pylist()
+    times = {lang: Counter(row["id"][3:] for row in ordered if row["lang"] == lang) for lang in ITEMS}
+    assert times["en"] == times["es"] == times["ja"] == times["yo"]
+    assert times["en"].total() == 12
+
+
+def test_a_language_of_which_nothing_is_wanted_limits_no_items(line: Line) -> None:
+    counts = {"en": {"qa": 10}, "es": {"qa": 10}, "yo": {"qa": 0}}
+    assert line.quota(quota="counts", counts=counts, parallel=True).summary["counts"] == {"en": 10, "es": 10}
+
+
+def test_nothing_in_the_pool_cannot_be_repeated(line: Line) -> None:
+    line.quota(quota="even", total=48, tasks=["qa"], shortfall="repeat")
+    with pytest.raises(PoolError, match="takes no row of yo, qa, so there is none to repeat"):
+        line.subset(rho=0.08)
 
 
 def test_a_smaller_count_of_parallel_items_is_part_of_the_larger(line: Line) -> None:
@@ -141,14 +167,9 @@ def test_too_few_common_items_are_refused_with_a_table(line: Line) -> None:
         line.quota(quota="counts", counts={lang: {"qa": 6} for lang in ITEMS}, parallel=True)
 
 
-def test_what_is_picked_leaves_no_share_to_preselect(line: Line) -> None:
-    line.quota(quota="even", total=20, parallel=True)
-    with pytest.raises(PoolError, match=r"yo: round\(5 rows x rho 0.5\) = 2 in the pool, quota 5"):
-        line.subset(rho=0.5)
-
-
 def test_all_there_is_where_that_is_less(line: Line) -> None:
-    line.quota(quota="even", total=80, tasks=["qa"], shortfall="take_all")
+    quota = line.quota(quota="even", total=80, tasks=["qa"], shortfall="take_all")
+    assert quota.summary["warnings"] == ["yo, qa: wanted 20 rows, available 5: all of them are taken"]
     assert cells_of(line.subset()) == {("en", "qa"): 20, ("es", "qa"): 20, ("ja", "qa"): 20, ("yo", "qa"): 5}
 
 
@@ -226,6 +247,19 @@ def test_a_recorded_order_of_other_rows_is_refused(line: Line) -> None:
         line.order(CurriculumSettings(kind="replay", trained_order=file), trained_order=file)
 
 
+@pytest.mark.parametrize("content", [b"{}", b'{"id": "x"}', None])
+def test_what_is_no_recorded_order_is_refused(line: Line, tmp_path: Path, content: bytes | None) -> None:
+    line.quota()
+    line.subset()
+    file = tmp_path / "order.parquet"
+    if content is None:
+        pq.write_table(pa.table({"id": ["a"]}), file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(OrderError, match=r"is no recorded order \(Parquet with id, position, level, step\)"):
+        line.order(CurriculumSettings(kind="replay", trained_order=str(file)), trained_order=str(file))
+
+
 def test_a_folder_without_a_recorded_order_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OrderError, match="neither a Parquet file nor the folder of a model"):
         trained_order_file(str(tmp_path / "nowhere"))
@@ -242,6 +276,11 @@ def test_a_folder_without_a_recorded_order_is_refused(tmp_path: Path) -> None:
         ({"unseen": list(ITEMS)}, "leaves no language to train on"),
         ({"quota": "pivot", "pivot": "de", "pivot_rows": 3, "rows_per_language": 1}, "'de' is not among the languages"),
         ({"quota": "even", "total": 500}, "wanted 125, available 80"),
+        ({"unseen": ["sw"]}, "unseen names sw, which the corpus does not have"),
+        (
+            {"quota": "counts", "counts": {"sw": 3}},
+            "sw, which is not among the languages to train on: en",
+        ),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(line: Line, mixture: dict, message: str) -> None:

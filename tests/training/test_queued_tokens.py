@@ -98,6 +98,24 @@ def test_a_hard_level_comes_up_earlier(store: Store, tiny_llama: Path) -> None:
     assert middle[2] < other[2] - 3
 
 
+def test_carried_on_from_any_step_the_order_is_the_same(store: Store, tiny_llama: Path) -> None:
+    _, tokens = queued(store, tiny_llama, 26)
+
+    def followed(log: list[dict]) -> list[list[str]]:
+        found = []
+        for step in steps_by_loss(tokens, log):
+            found.append([sample["id"] for sample in step.samples])
+            # Losses that tell the levels far apart, differently in every step.
+            levels = {str(s["level"]): float(1 + (s["level"] * 7 + step.step * 5) % 11) for s in step.samples}
+            log.append({"loss_by_level": levels})
+        return found
+
+    whole: list[dict] = []
+    order = followed(whole)
+    for done in range(len(order) + 1):
+        assert followed(whole[:done]) == order[done:]
+
+
 def test_killed_and_resumed_it_trains_the_same_order(learn, store: Store, tiny_llama: Path) -> None:
     _, tokens = queued(store, tiny_llama, 26)
     undisturbed, folder = learn(tiny_llama, tokens, settings(), "undisturbed")
