@@ -83,11 +83,19 @@ class Experiment(Section):
             raise ValueError("embedding.model.base: a small base model can only be made as the experiment's model")
         return self
 
+    @model_validator(mode="after")
+    def language_is_identified_for_its_band(self) -> "Experiment":
+        if self.preselect.band == "lid_clean" and "language_mismatch" not in self.corpus.audit.checks:
+            raise ValueError("preselect.band lid_clean needs language_mismatch among corpus.audit.checks")
+        return self
+
     def warnings(self) -> list[str]:
         """Settings that were given but change nothing in this run, one sentence each."""
         idle = [f"{path}.{reason}" for path, section in _sections("", self) for reason in section.without_effect()]
         if self.mixture.quota == "everything" and "selection" in self.model_fields_set:
             idle.append("selection.method: with mixture.quota everything the whole pool is trained on; it only ranks")
+        if "contamination" in self.corpus.audit.drop and self.evaluation.tasks is None:
+            idle.append("corpus.audit.drop: contamination is looked for only where evaluation.tasks is set")
         return [f"setting without effect: {reason}" for reason in idle]
 
 

@@ -9,13 +9,14 @@ import yaml
 from rich.console import Console
 
 from raysel import disk
+from raysel.decisions import Decision, decide
 from raysel.embedding.placement import placement
 from raysel.errors import UserError
 from raysel.experiment import Experiment
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
 from raysel.models.size import ModelSize, model_size
 from raysel.output import quiet_process
-from raysel.pipeline import Decision, Step, decide, execute, expand, local_scratch, published_part, run_folder
+from raysel.pipeline import Step, execute, expand, local_scratch, published_part, run_folder
 from raysel.progress import Progress
 from raysel.store import Artifact, Store
 

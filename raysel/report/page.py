@@ -118,6 +118,7 @@ def pool_words(preselect: Mapping[str, Any]) -> str:
         "random": f"{share} drawn at random",
         "permuted": f"the {share} that come first after the scores were shuffled, a control",
         "length_matched": f"{share} drawn at random, as long as the most separable ones, a control",
+        "lid_clean": f"the {share} that language identification is surest of, a control",
     }
     return words.get(preselect.get("band", ""), f"{share} of the corpus") + shared_out
 

@@ -30,7 +30,8 @@ def _how_many(settings: PreselectSettings) -> dict[str, Any]:
 def run(run: StageRun) -> StageOutput:
     settings: PreselectSettings = run.settings["preselect"]
     preflight(settings, run.inputs["quota"])
-    arguments = (run.inputs["scores"], run.inputs["quota"], run.inputs.get("vectors"), settings, run.settings["seed"])
+    beside = {name: run.inputs[name] for name in ("vectors", "audit") if name in run.inputs}
+    arguments = (run.inputs["scores"], run.inputs["quota"], beside, settings, run.settings["seed"])
     record = run.cluster.run_task(write_pool, *arguments, run.attempt)
     return StageOutput([record], record.summary)
 
@@ -38,7 +39,7 @@ def run(run: StageRun) -> StageOutput:
 def write_pool(
     scores: Artifact,
     quota: Artifact,
-    vectors: Artifact | None,
+    beside: dict[str, Artifact],
     settings: PreselectSettings,
     seed: int,
     attempt: Attempt,
@@ -53,8 +54,12 @@ def write_pool(
     table = table.filter(pc.is_in(table["lang"], pa.array(languages)))
     ids, langs, values, clusters = (table[name].to_pylist() for name in table.column_names)
     row = {identity: i for i, identity in enumerate(ids)}
-    lengths = None if vectors is None else _lengths(vectors, ids)
-    chosen = preselect(ids, clusters, values, **_how_many(settings), band=settings.band, seed=seed, lengths=lengths)
+    ranked_by: dict[str, Any] = {}
+    if "vectors" in beside:
+        ranked_by["lengths"] = _column(beside["vectors"], "vectors", "n_tokens", ids)
+    if "audit" in beside:
+        ranked_by["label_probabilities"] = _column(beside["audit"], "identified", "label_probability", ids)
+    chosen = preselect(ids, clusters, values, **_how_many(settings), band=settings.band, seed=seed, **ranked_by)
     counts = dict.fromkeys(languages, 0)
     ranks = []
     for identity in chosen:
@@ -73,11 +78,18 @@ def write_pool(
     }
     none = [lang for lang, count in counts.items() if not count]
     warnings = [f"languages of which the pool takes no row: {', '.join(none)}"] if none else []
+    judged = zip(langs, ranked_by.get("label_probabilities", ()), strict=False)
+    if unknown := sorted({lang for lang, probability in judged if probability is None}):
+        warnings.append(
+            f"preselect.band lid_clean: drawn at random, as language identification does not know them: "
+            f"{', '.join(unknown)}"
+        )
     summary = {"languages": counts, "warnings": warnings}
     return attempt.write_table("pool", 0, pa.table(columns, schema=CHOSEN), summary=summary)
 
 
-def _lengths(vectors: Artifact, ids: list[str]) -> list[int]:
-    table = vectors.read("vectors", ["id", "n_tokens"])
-    of = dict(zip(table["id"].to_pylist(), table["n_tokens"].to_pylist(), strict=True))
+def _column(artifact: Artifact, table: str, name: str, ids: list[str]) -> list[Any]:
+    """What a table of the artifact says about these rows."""
+    found = artifact.read(table, ["id", name])
+    of = dict(zip(found["id"].to_pylist(), found[name].to_pylist(), strict=True))
     return [of[identity] for identity in ids]

@@ -138,7 +138,7 @@ def test_only_what_a_change_touches_runs_again(ray_address: str, experiment: Pat
 
 
 def test_the_plan_names_the_setting_that_changed(ray_address: str, experiment: Path) -> None:
-    from raysel.pipeline import decide
+    from raysel.decisions import decide
     from raysel.runner import previous_steps
 
     run_experiment(load_experiment(experiment), until="order")
