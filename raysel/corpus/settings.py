@@ -33,6 +33,11 @@ class AuditSettings(Section):
             raise ValueError(f"drop names {', '.join(unchecked)}, which checks leaves out")
         return self
 
+    def without_effect(self) -> list[str]:
+        of = {"jaccard": "near_duplicate", "language_probability": "language_mismatch", "ngram": "contamination"}
+        given = [name for name in of if name in self.model_fields_set and of[name] not in self.checks]
+        return [f"{name}: checks leaves out {of[name]}" for name in given]
+
     def of_rows(self) -> list[Check]:
         """The checks of the stage `audit`, in one order however they were written."""
         return [name for name in CHECKS if name in self.checks and name != "contamination"]

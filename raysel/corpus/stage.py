@@ -42,7 +42,8 @@ def find_layout(settings: CorpusSettings, files: list[str]) -> Layout:
     if says_where_the_text_is(settings):
         return layout_of(settings, set())
     try:
-        first = next((batch.rows[0] for batch in read_batches(split_into_parts(files)[0], 1) if batch.rows), {})
+        parts = split_into_parts(files[:1])[:1]
+        first = next((batch.rows[0] for part in parts for batch in read_batches(part, 1) if batch.rows), {})
     except (OSError, EOFError, pa.ArrowInvalid):
         first = {}  # reading the corpus says what is wrong with it
     return layout_of(settings, set(first))

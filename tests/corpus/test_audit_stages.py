@@ -313,6 +313,8 @@ def test_the_whole_line_takes_clean_in_place_of_corpus(tmp_path: Path, tiny_llam
     idle = load_experiment(path, ["corpus.audit.drop=[contamination]"])
     assert "contamination is looked for only where evaluation.tasks is set" in idle.warnings()[0]
     assert "clean" not in steps("corpus.audit.drop=[contamination]")
+    idle = load_experiment(path, ["corpus.audit.jaccard=0.7", "corpus.audit.checks=[degenerate]"])
+    assert "corpus.audit.jaccard: checks leaves out near_duplicate" in idle.warnings()[0]
     assert set(steps("preselect.band=lid_clean")["pool"].inputs) == {"scores", "quota", "audit"}
     with pytest.raises(ValueError, match="lid_clean needs language_mismatch among"):
         steps("preselect.band=lid_clean", "corpus.audit.checks=[degenerate]")

@@ -160,3 +160,11 @@ def test_a_renamed_file_is_another_corpus_where_its_name_says_the_language(tmp_p
     assert swahili["leaves"] == thai["leaves"]
     assert swahili["settings"]["corpus"]["layout"]["preset"] == "xp3"
     assert [step["settings"]["corpus"]["languages"] for step in (swahili, thai)] == [["sw"], ["th"]]
+
+
+def test_a_file_without_a_row_or_with_a_broken_one_is_left_to_the_reading(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"inputs": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text("{broken\n")
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b"{}" * 100_000)[:50])
+    for name in ("a.parquet", "b.jsonl", "c.jsonl.gz"):
+        assert find_layout(CorpusSettings(), [str(tmp_path / name)]) == Layout()
