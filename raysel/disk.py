@@ -36,6 +36,9 @@ def artifact_bytes(
     count = rows if rows is not None else corpus_bytes // BYTES_PER_ROW
     return {
         "corpus": corpus_bytes,
+        # 128 + 32 places of a signature, the hashes of its bands, and the findings.
+        "audit": count * 1024,
+        "clean": corpus_bytes,
         "vectors": count * (width * 4 + 64),
         # The sums themselves and the partial sums of the pairs of blocks, of which there are few.
         "sums": count * sums * 8 * (2 + min(64, count // block_rows)),

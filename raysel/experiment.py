@@ -99,6 +99,12 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def language_is_identified_for_its_band(self) -> "Experiment":
+        if self.preselect.band == "lid_clean" and "language_mismatch" not in self.corpus.audit.checks:
+            raise ValueError("preselect.band lid_clean needs language_mismatch among corpus.audit.checks")
+        return self
+
     def warnings(self) -> list[str]:
         """Settings that were given but change nothing in this run, one sentence each."""
         idle = [f"{path}.{reason}" for path, section in _sections("", self) for reason in section.without_effect()]
@@ -114,6 +120,8 @@ class Experiment(Section):
             idle.append("training.data.epochs: curriculum.kind replay goes through what was recorded, epochs and all")
         if self.curriculum.repetition == "reshuffled" and epochs == 1:
             idle.append("curriculum.repetition: there is one epoch")
+        if "contamination" in self.corpus.audit.drop and self.evaluation.tasks is None:
+            idle.append("corpus.audit.drop: contamination is looked for only where evaluation.tasks is set")
         return [f"setting without effect: {reason}" for reason in idle]
 
 

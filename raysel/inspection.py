@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from raysel.corpus.files import CorpusError, read_batches, split_into_parts
+from raysel.corpus.presets import Layout
 from raysel.corpus.rows import standardise
-from raysel.corpus.stage import leaf_files
+from raysel.corpus.stage import find_layout, leaf_files
 from raysel.experiment import Experiment
 from raysel.models.loading import ModelError, find_model, load_tokenizer
 from raysel.models.settings import ModelSettings
@@ -126,8 +127,9 @@ def _tokenizer(experiment: Experiment, model: ModelSettings, scratch: Path) -> "
 
 def _rows(experiment: Experiment) -> Any:
     """Rows of the corpus, one from each of its files in turn."""
-    parts = split_into_parts(leaf_files(experiment.corpus))[:PARTS_LOOKED_AT]
-    readers = [_part_rows(experiment, part) for part in parts]
+    files = leaf_files(experiment.corpus)
+    layout = find_layout(experiment.corpus, files)
+    readers = [_part_rows(layout, part) for part in split_into_parts(files)[:PARTS_LOOKED_AT]]
     while readers:
         for reader in list(readers):
             row = next(reader, None)
@@ -137,12 +139,12 @@ def _rows(experiment: Experiment) -> Any:
                 yield row
 
 
-def _part_rows(experiment: Experiment, part: Any) -> Any:
+def _part_rows(layout: Layout, part: Any) -> Any:
     for batch in read_batches(part, 64):
         table, problems, _ = standardise(
             batch.rows,
             batch.numbers,
-            columns=experiment.corpus.columns,
+            layout=layout,
             location=part.location,
             name=part.name,
             source=part.name,

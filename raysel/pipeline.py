@@ -8,7 +8,7 @@ import importlib
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version as installed
@@ -25,6 +25,9 @@ from raysel.store import Artifact, Attempt, Store, digest, file_digest
 # stage: (version, where its function is). A change of a stage's code that can change its result raises the version.
 STAGES: dict[str, tuple[int, str]] = {
     "corpus": (4, "raysel.corpus.stage:run"),
+    "audit": (1, "raysel.corpus.audit_stage:run"),
+    "contamination": (1, "raysel.corpus.contamination_stage:run"),
+    "clean": (1, "raysel.corpus.clean_stage:run"),
     "base_model": (3, "raysel.training.base_model_stage:run"),
     "quota": (2, "raysel.mixture.quota_stage:run"),
     "vectors": (5, "raysel.embedding.stage:run"),
@@ -36,7 +39,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
     "results": (2, "raysel.evaluation.stage:run"),
-    "report": (6, "raysel.report.stage:run"),
+    "report": (7, "raysel.report.stage:run"),
 }
 VERSIONED = (
     "ray",
@@ -104,7 +107,10 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     Checks what can be checked without computing (files, model folders, tasks) and raises `UserError`.
     """
     from raysel.corpus.files import corpus_name
+    from raysel.corpus.presets import language_of_path
+    from raysel.corpus.stage import find_layout
     from raysel.corpus.stage import leaf_files as corpus_files
+    from raysel.evaluation.items import item_sources
     from raysel.evaluation.tasks import check
     from raysel.evaluation.tasks import leaf_files as task_files
     from raysel.languages.files import leaf_files as language_files
@@ -114,9 +120,13 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     seed, model = experiment.seed, experiment.model
     files = corpus_files(experiment.corpus)
     corpus_leaf = Leaf(str(experiment.corpus.path), _digests(store, files))
-    where = {"path", "dataset_split"}
-    corpus_settings = {k: v for k, v in counted(experiment.corpus).items() if k not in where}
+    not_read = {"path", "dataset_split", "preset", "columns", "lang_from", "audit"}
+    corpus_settings = {k: v for k, v in counted(experiment.corpus).items() if k not in not_read}
     corpus_settings["source"] = corpus_name(str(experiment.corpus.path))
+    layout = find_layout(experiment.corpus, files)
+    # A file's content does not say what its path does.
+    paths = {"languages": [language_of_path(file, layout.lang_from) for file in files]}
+    corpus_settings |= {"layout": asdict(layout)} | (paths if layout.lang_from != "column" else {})
     steps: dict[str, Step] = {}
 
     def add(
@@ -136,21 +146,44 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         "corpus",
         {"corpus": corpus_settings, "seed": seed},
         leaves={"corpus": corpus_leaf},
-        execution={"corpus": experiment.corpus},
+        execution={"corpus": experiment.corpus, "layout": layout},
     )
+    tasks = None
+    if experiment.evaluation.tasks is not None:
+        check(experiment.evaluation)
+        tasks = Leaf(experiment.evaluation.tasks, _digests(store, task_files(experiment.evaluation)))
+    audit = experiment.corpus.audit
+    if checks := audit.of_rows():
+        facts = {"checks": checks, "jaccard": audit.jaccard, "language_probability": audit.language_probability}
+        add("audit", "audit", {"audit": facts}, "corpus", execution={"audit": audit})
+    if tasks is not None and "contamination" in audit.checks:
+        add(
+            "contamination",
+            "contamination",
+            {"ngram": audit.ngram, "split": experiment.evaluation.split},
+            "corpus",
+            leaves={"tasks": tasks},
+            execution={"sources": item_sources(experiment.evaluation)},
+        )
+    corpus = {"corpus": steps["corpus"]}
+    found_by = {name: "contamination" if name == "contamination" else "audit" for name in audit.drop}
+    if drop := sorted(name for name, step in found_by.items() if step in steps):
+        add("clean", "clean", {"drop": drop}, "corpus", *sorted({found_by[name] for name in drop}))
+        corpus = {"corpus": steps["clean"]}
     # Early, because a quota that cannot be filled is refused here, before any model is made or loaded.
     add(
         "quota",
         "quota",
         {"languages": experiment.languages, "mixture": experiment.mixture, "seed": seed},
-        "corpus",
+        more_inputs=corpus,
         leaves={n: Leaf(file, _digests(store, [file])) for n, file in language_files(experiment.languages).items()},
     )
     leaf: dict[str, Leaf] = {}
     base: dict[str, Step] = {}
     if model.base is not None:
         workers = {"workers": experiment.training.workers}
-        base["model"] = add("base_model", "base_model", {"base": model.base, "seed": seed}, "corpus", execution=workers)
+        made = {"base": model.base, "seed": seed}
+        base["model"] = add("base_model", "base_model", made, more_inputs=corpus, execution=workers)
     else:
         leaf["model"] = _model_leaf(store, model)
     trusted = model.trust_remote_code
@@ -165,8 +198,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
             "legacy_bos": how.template.legacy_bos,
             "trust_remote_code": how.trust_remote_code,
         },
-        "corpus",
-        more_inputs={} if embedded else base,
+        more_inputs=corpus | ({} if embedded else base),
         leaves={"model": _model_leaf(store, embedded)} if embedded else leaf,
         execution={"embedding": experiment.embedding, "cluster": experiment.cluster},
     )
@@ -182,9 +214,11 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
     against = ("quota",) if separability.clusters == "chosen" else ()
     clustered = {"label": separability.label, "clusters": separability.clusters}
     add("scores", "scores", {"separability": clustered}, "sums", *against)
-    lengths = ("vectors",) if experiment.preselect.band == "length_matched" else ()
-    by_task = ("corpus",) if experiment.mixture.by_task else ()
-    add("pool", "pool", {"preselect": experiment.preselect, "seed": seed}, "scores", "quota", *lengths, *by_task)
+    # What a band ranks by beside the scores, and where the tasks are.
+    beside = {"length_matched": ("vectors",), "lid_clean": ("audit",)}.get(experiment.preselect.band, ())
+    by_task = corpus if experiment.mixture.by_task else {}
+    pooled = {"preselect": experiment.preselect, "seed": seed}
+    add("pool", "pool", pooled, "scores", "quota", *beside, more_inputs=by_task)
     uses_vectors = ("vectors",) if experiment.selection.method == "kmc" else ()
     add("subset", "subset", {"selection": experiment.selection, "seed": seed}, "pool", "quota", *uses_vectors)
     curriculum, epochs = experiment.curriculum, experiment.training.data.epochs
@@ -204,8 +238,8 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         },
         "subset",
         "scores",
-        "corpus",
         *repeated,
+        more_inputs=corpus,
         leaves=recorded,
         execution={"curriculum": curriculum},
     )
@@ -215,8 +249,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         "tokens",
         {"data": experiment.training.data, "template": template_source(model.template.name), **trained},
         "order",
-        "corpus",
-        more_inputs=base,
+        more_inputs=corpus | base,
         leaves=leaf,
     )
     # Which steps are candidates for the best follows from how often one is looked at.
@@ -230,9 +263,7 @@ def expand(experiment: Experiment, store: Store, until: str | None = None) -> li
         leaves=leaf,
         execution={"model": model},
     )
-    if experiment.evaluation.tasks is not None:
-        check(experiment.evaluation)
-        tasks = Leaf(experiment.evaluation.tasks, _digests(store, task_files(experiment.evaluation)))
+    if tasks is not None:
         settings = counted(experiment.evaluation) | {"tasks": None}
         for name in experiment.evaluation.models:
             add(
@@ -293,61 +324,6 @@ def _model_leaf(store: Store, model: Any) -> Leaf:
     folder = find_model(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     refuse_without_template(folder, model.template.name)
     return Leaf(str(folder), _digests(store, sorted(str(file) for file in folder.iterdir() if file.is_file())))
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What will happen to a step and why."""
-
-    step: Step
-    artifact: Artifact | None
-    reason: str
-
-
-def decide(steps: list[Step], store: Store, previous: Mapping[str, Any]) -> list[Decision]:
-    """For each step whether it is reused or run, and the reason; `previous` is the last run's record of its steps."""
-    decisions: list[Decision] = []
-    for step in steps:
-        artifact = store.artifact(step.stage, step.fingerprint)
-        if artifact is not None:
-            decisions.append(Decision(step, artifact, f"published {artifact.manifest['published']}"))
-            continue
-        decisions.append(Decision(step, None, _why(step, store, previous)))
-    return decisions
-
-
-def _why(step: Step, store: Store, previous: Mapping[str, Any]) -> str:
-    before = previous.get(step.name)
-    if before is None or before["fingerprint"] == step.fingerprint:
-        shards = len(store.attempt(step.stage, step.fingerprint).markers())
-        return f"not finished before: carries on from {shards} finished files" if shards else "not computed yet"
-    now = step.record()
-    if before["version"] != now["version"]:
-        return f"the stage's code changed: version {before['version']} -> {now['version']}"
-    changes = list(_differences("", before["settings"], now["settings"])) if step.stage != "report" else []
-    for name, files in now["leaves"].items():
-        if before["leaves"].get(name) != files:
-            changes.append(f"{name} changed: {_changed_files(before['leaves'].get(name, {}), files)}")
-    for name, fingerprint in now["inputs"].items():
-        if before["inputs"].get(name) != fingerprint:
-            changes.append(f"{name} changed" if name in before["inputs"] else f"{name} is used now")
-    changes += [f"{name} is no longer used" for name in before["inputs"] if name not in now["inputs"]]
-    changes = changes or ["the report's settings changed"]
-    return "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
-
-
-def _differences(key: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for name in sorted(before.keys() | now.keys()):
-            found += _differences(f"{key}.{name}".lstrip("."), before.get(name, "unset"), now.get(name, "unset"))
-        return found
-    return [] if before == now else [f"{key} changed from {before} to {now}"]
-
-
-def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def execute(

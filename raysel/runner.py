@@ -9,13 +9,14 @@ import yaml
 from rich.console import Console
 
 from raysel import disk
+from raysel.decisions import Decision, decide
 from raysel.embedding.placement import placement
 from raysel.errors import UserError
 from raysel.experiment import Experiment
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
 from raysel.models.size import ModelSize, model_size
 from raysel.output import quiet_process
-from raysel.pipeline import Decision, Step, decide, execute, expand, local_scratch, published_part, run_folder
+from raysel.pipeline import Step, execute, expand, local_scratch, published_part, run_folder
 from raysel.progress import Progress
 from raysel.store import Artifact, Store
 
@@ -35,6 +36,7 @@ def run_experiment(experiment: Experiment, *, until: str | None = None, only_pub
     _check_disk(experiment, store, decisions)
     with quiet_process(log) as console:
         console.print(f"raysel {experiment.name}: {len(steps)} steps, storage {store.shown('')}", highlight=False)
+        _tell_preset(experiment, steps[0], console)
         for warning in experiment.warnings():
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
         _write_record(store, experiment, steps, status="unfinished", until=until)
@@ -88,6 +90,14 @@ def _preflight(
         from raysel.separability.pool_stage import preflight
 
         preflight(experiment.preselect, artifacts["quota"])
+
+
+def _tell_preset(experiment: Experiment, step: Step, console: Console) -> None:
+    """Which columns are read, where nobody said so. step: the corpus's, the first of all."""
+    preset = step.settings["corpus"]["layout"]["preset"] if step.stage == "corpus" else None
+    if preset is not None and experiment.corpus.preset is None:
+        line = f"corpus: the first row has the columns of {preset}, and is read as such (corpus.preset, corpus.columns)"
+        console.print(line, markup=False, highlight=False)
 
 
 def _tell(artifact: Artifact, console: Console) -> None:
@@ -251,6 +261,7 @@ def print_plan(experiment: Experiment, console: Console, *, until: str | None = 
     to_run = [decision for decision in decisions if decision.artifact is None]
     reused = len(decisions) - len(to_run)
     console.print(f"{len(to_run)} to run, {reused} reused; storage {store.shown('')}", highlight=False)
+    _tell_preset(experiment, decisions[0].step, console)
     for warning in experiment.warnings():
         console.print(f"warning: {warning}", style="yellow", markup=False)
     model = _embedding_size(experiment, decisions)

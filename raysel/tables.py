@@ -21,6 +21,28 @@ CORPUS = pa.schema(
         pa.field("script", pa.string(), nullable=False),
     ]
 )
+# What the audit found in a row; the other row (or evaluation item) is the one that it repeats.
+FINDINGS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("finding", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("other_id", pa.string()),
+        pa.field("other_lang", pa.string()),
+        pa.field("score", pa.float64()),
+    ]
+)
+IDENTIFIED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        # Null where there is no text to identify.
+        pa.field("found_lang", pa.string()),
+        # That the text is in the language of its label; null where the model does not know that language.
+        pa.field("label_probability", pa.float64()),
+    ]
+)
 SCORES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -124,6 +146,8 @@ ITEMS = pa.schema(
 SCHEMAS: dict[str, pa.Schema] = {
     "corpus": CORPUS,
     "heldout": CORPUS,
+    "findings": FINDINGS,
+    "identified": IDENTIFIED,
     "scores": SCORES,
     "quota": QUOTA,
     "parallel": PARALLEL,

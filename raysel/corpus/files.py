@@ -162,12 +162,34 @@ def read_batches(part: SourcePart, batch_rows: int) -> Iterator[RowBatch]:
                     number += batch.num_rows
     else:
         with filesystem.open_input_stream(path, compression="detect") as stream:
-            yield from _json_lines(stream, part, batch_rows)
+            lines = io.BufferedReader(stream, 1 << 20)
+            if path.removesuffix(".gz").endswith(".json") and lines.peek(1)[:1] == b"[":
+                yield from _json_array(lines, part, batch_rows)
+            else:
+                yield from _json_lines(lines, part, batch_rows)
 
 
-def _json_lines(stream: pa.NativeFile, part: SourcePart, batch_rows: int) -> Iterator[RowBatch]:
+def _json_array(stream: io.BufferedReader, part: SourcePart, batch_rows: int) -> Iterator[RowBatch]:
+    """One array of objects, as small corpora are often published; it is held whole."""
+    try:
+        rows = json.load(stream)
+    except ValueError as error:
+        yield RowBatch(unreadable=[f"{part.location}: not a JSON array ({error})"])
+        return
+    for start in range(0, len(rows), batch_rows):
+        batch = RowBatch()
+        for number, row in enumerate(rows[start : start + batch_rows], start=start + 1):
+            if isinstance(row, dict):
+                batch.rows.append(row)
+                batch.numbers.append(number)
+            else:
+                batch.unreadable.append(f"{part.location}, entry {number}: a JSON {type(row).__name__}, not an object")
+        yield batch
+
+
+def _json_lines(lines: io.BufferedReader, part: SourcePart, batch_rows: int) -> Iterator[RowBatch]:
     batch = RowBatch()
-    for number, line in enumerate(io.BufferedReader(stream, 1 << 20), start=1):
+    for number, line in enumerate(lines, start=1):
         text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not text.strip():
             continue

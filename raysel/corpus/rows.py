@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from raysel.corpus.conversations import ConversationError, conversation
+from raysel.corpus.presets import Layout, language_of_path
 from raysel.corpus.settings import COLUMNS
 from raysel.languages.codes import LanguageError, normalise
 from raysel.languages.scripts import script_of
@@ -56,7 +57,7 @@ def standardise(
     rows: Sequence[Mapping[str, Any]],
     numbers: Sequence[int],
     *,
-    columns: Mapping[str, str],
+    layout: Layout,
     location: str,
     name: str,
     source: str,
@@ -64,31 +65,38 @@ def standardise(
 ) -> tuple[pa.Table, Problems, int]:
     """The corpus table of `rows`, what is wrong with them, and how many empty ones were dropped.
 
-    columns maps our names to the source's; numbers are the rows' numbers in `location`; `source` stands in for
-    a missing source, and `<name>:<number>` for a missing `id`.
+    numbers are the rows' numbers in `location`; `source` stands in for a missing source, and `<name>:<number>` for a
+    missing `id`.
     """
     problems = Problems()
-    named = {column: columns.get(column, column) for column in COLUMNS}
+    named = {column: layout.columns.get(column, column) for column in COLUMNS}
+    lang_of_path = language_of_path(location, layout.lang_from)
     out: dict[str, list[Any]] = {column: [] for column in CORPUS.names}
     dropped = 0
     for row, number in zip(rows, numbers, strict=True):
         where = f"{location}, row {number}"
-        given = {column: row.get(named[column]) for column in COLUMNS}
-        needed = ("lang", "prompt", "response") if given["messages"] is None else ("lang",)
+        given = {column: row.get(name) if name is not None else None for column, name in named.items()}
+        needed = ("prompt", "response") if given["messages"] is None else ()
         absent = [named[column] for column in needed if named[column] not in row]
+        if lang_of_path is None and named["lang"] not in row:
+            absent = [named["lang"], *absent]
         if absent:
             problems.add(
                 f"missing column {', '.join(map(repr, absent))} (found: {', '.join(sorted(map(str, row)))}; "
-                "map them with corpus.columns)",
+                "map them with corpus.columns, or name a corpus.preset)",
                 where,
             )
             continue
+        more = row.get(layout.input) if layout.input is not None else None
+        if isinstance(more, str) and more.strip() and isinstance(given["prompt"], str):
+            given["prompt"] = f"{given['prompt']}\n\n{more}"
         try:
             messages = conversation(*(given[column] for column in ("messages", "prompt", "response", "system")))
         except ConversationError as error:
             problems.add(str(error), where)
             continue
-        lang, texts = given["lang"], [message["content"] for message in messages]
+        lang = lang_of_path if given["lang"] is None else given["lang"]
+        texts = [message["content"] for message in messages]
         if any(value is not None and not isinstance(value, str) for value in (*texts, lang)):
             problems.add("prompt, response, another message or lang that is not text", where)
             continue

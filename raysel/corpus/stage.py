@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysel.corpus.counts import corpus_counts, counted_rows, single_samples
 from raysel.corpus.files import (
     CorpusError,
     RowBatch,
@@ -18,6 +19,7 @@ from raysel.corpus.files import (
     read_batches,
     split_into_parts,
 )
+from raysel.corpus.presets import Layout, layout_of, says_where_the_text_is
 from raysel.corpus.rows import EXAMPLES_KEPT, Problems, heldout_mask, standardise
 from raysel.corpus.settings import CorpusSettings
 from raysel.stage import StageOutput, StageRun
@@ -35,15 +37,29 @@ def leaf_files(settings: CorpusSettings) -> list[str]:
     return find_files(settings.path, split=settings.dataset_split)
 
 
+def find_layout(settings: CorpusSettings, files: list[str]) -> Layout:
+    """How the rows of the user's files are read; their first row is looked at where the settings do not say it."""
+    if says_where_the_text_is(settings):
+        return layout_of(settings, set())
+    try:
+        parts = split_into_parts(files[:1])[:1]
+        first = next((batch.rows[0] for part in parts for batch in read_batches(part, 1) if batch.rows), {})
+    except (OSError, EOFError, pa.ArrowInvalid):
+        first = {}  # reading the corpus says what is wrong with it
+    return layout_of(settings, set(first))
+
+
 def run(run: StageRun) -> StageOutput:
+    """settings: `corpus`, `layout`, `seed`."""
     settings: CorpusSettings = run.settings["corpus"]
+    layout: Layout = run.settings["layout"]
     seed: int = run.settings["seed"]
     plan = run.attempt.plan(lambda: {"shard_rows": settings.shard_rows}, given={"shard_rows": settings.shard_rows})
     parts = split_into_parts(leaf_files(settings))
     finished = run.attempt.finished(plan)
     outcomes = {i: json.loads(run.attempt.read_bytes(r)) for (table, i), r in finished.items() if table == "read"}
     todo = [i for i in range(len(parts)) if i not in outcomes]
-    items = [(parts[i], i, settings, seed, plan, run.attempt) for i in todo]
+    items = [(parts[i], i, settings, layout, seed, plan, run.attempt) for i in todo]
     with run.progress.track(len(parts), "parts", done=len(outcomes)) as tracker:
         for index, outcome in run.cluster.map_tasks(read_part, items):
             outcomes[todo[index]] = outcome
@@ -61,23 +77,28 @@ def run(run: StageRun) -> StageOutput:
     duplicates = run.cluster.run_task(find_duplicates, run.attempt, records)
     if duplicates:
         raise CorpusError(f"the corpus has duplicate ids: {'; '.join(duplicates)}")
-    return StageOutput(records, _summary(settings, outcomes, records))
+    return StageOutput(records, {"preset": layout.preset, **_summary(outcomes, records)})
 
 
 def read_part(
-    part: SourcePart, index: int, settings: CorpusSettings, seed: int, plan: dict[str, Any], attempt: Attempt
+    part: SourcePart,
+    index: int,
+    settings: CorpusSettings,
+    layout: Layout,
+    seed: int,
+    plan: dict[str, Any],
+    attempt: Attempt,
 ) -> dict[str, Any]:
     """Ray task: read one part, write its shards, and last of all what was found in it."""
     problems, dropped, records = Problems(), 0, []
-    cells: Counter[tuple[str, str | None]] = Counter()
-    clusters: set[tuple[str, str, str]] = set()
+    counts: list[dict[str, Any]] = []
     for number, batch in enumerate(_readable(part, plan["shard_rows"])):
         for unreadable in batch.unreadable:
             problems.add("unreadable line", unreadable)
         table, wrong, empty = standardise(
             batch.rows,
             batch.numbers,
-            columns=settings.columns,
+            layout=layout,
             location=part.location,
             name=part.name,
             source=corpus_name(settings.path or ""),
@@ -91,14 +112,12 @@ def read_part(
                 shard = index * SHARDS_PER_PART + number
                 records.append(attempt.write_table(name, shard, rows, plan=plan))
             if name == "corpus":
-                cells.update(zip(rows["lang"].to_pylist(), rows["task"].to_pylist(), strict=True))
-                clusters.update(zip(*(rows[n].to_pylist() for n in ("lang", "lang_raw", "script")), strict=True))
+                counts.append(counted_rows(rows))
     outcome = {
         "records": [asdict(record) for record in records],
         "problems": {"counts": dict(problems.counts), "examples": problems.examples},
         "dropped": dropped,
-        "cells": [[lang, task, count] for (lang, task), count in cells.items()],
-        "clusters": sorted(clusters),
+        "counts": counts,
     }
     attempt.write_file("read", index, f"{index:05d}.json", json.dumps(outcome).encode(), plan=plan)
     return outcome
@@ -126,35 +145,23 @@ def find_duplicates(attempt: Attempt, records: list[ShardRecord]) -> list[str]:
     return named + ([f"and {len(repeated) - len(named):,} more"] if len(repeated) > len(named) else [])
 
 
-def _summary(settings: CorpusSettings, outcomes: dict[int, Any], records: list[ShardRecord]) -> dict[str, Any]:
-    languages: Counter[str] = Counter()
-    cells: Counter[tuple[str, str | None]] = Counter()
-    for outcome in outcomes.values():
-        for lang, task, count in outcome["cells"]:
-            languages[lang] += count
-            cells[(lang, task)] += count
+def _summary(outcomes: dict[int, Any], records: list[ShardRecord]) -> dict[str, Any]:
+    counts = corpus_counts(batch for outcome in outcomes.values() for batch in outcome["counts"])
+    languages = counts["languages"]
     if len(languages) < 2:
         raise CorpusError(
             f"the corpus has only one language ({next(iter(languages), 'none')}): separability compares languages"
         )
     dropped = sum(outcome["dropped"] for outcome in outcomes.values())
-    single = sorted(lang for lang, count in languages.items() if count == 1)
     warnings = []
     if dropped:
         warnings.append(
             f"{dropped:,} rows with an empty prompt or response, or earlier message, were left out (corpus.empty: drop)"
         )
-    if single:
-        warnings.append(f"languages with a single sample, which scores 0: {', '.join(single)}")
     return {
-        "languages": dict(sorted(languages.items())),
-        "cells": sorted(
-            ([lang, task, n] for (lang, task), n in cells.items()), key=lambda cell: (cell[0], cell[1] or "")
-        ),
-        # The finest clusters that separability is summed for: language, what the source calls it, script.
-        "clusters": len({tuple(cluster) for outcome in outcomes.values() for cluster in outcome["clusters"]}),
+        **counts,
         "heldout_rows": sum(record.rows for record in records if record.table == "heldout"),
         "dropped": dropped,
         "bytes": sum(record.bytes for record in records),
-        "warnings": warnings,
+        "warnings": warnings + single_samples(languages),
     }

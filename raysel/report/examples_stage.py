@@ -1,7 +1,7 @@
 """Reads the few samples that the report shows with their texts."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -54,14 +54,14 @@ def both_ends(scores: Artifact, corpus: Artifact) -> list[EndSample]:
                 if end not in extremes or sign * row["separability"] < extremes[end][0]:
                     extremes[end] = (sign * row["separability"], row)
     rows = {end: row for end, (_, row) in extremes.items()}
-    texts = _texts(corpus, pa.array([row["id"] for row in rows.values()], pa.string()))
+    texts = texts_of(corpus, pa.array([row["id"] for row in rows.values()], pa.string()))
     return [EndSample(end=end, **(row | texts[row["id"]])) for end, row in rows.items() if row["id"] in texts]
 
 
-def _texts(corpus: Artifact, ids: pa.Array) -> dict[str, dict[str, Any]]:
+def texts_of(corpus: Artifact, ids: pa.Array, *, tables: Sequence[str] = ("corpus",)) -> dict[str, dict[str, Any]]:
     """The conversations of a few ids; the texts of a shard are read only where its ids have one of them."""
     found: dict[str, dict[str, Any]] = {}
-    for shard in corpus.shards("corpus"):
+    for shard in (shard for table in tables for shard in corpus.shards(table)):
         for row in _rows_with(corpus, shard, ids):
             found[row["id"]] = row | {"history": json.loads(row["history"] or "[]")}
     return found

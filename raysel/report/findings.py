@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from raysel.report.audit import Audit
 from raysel.report.comparison import Comparison
 from raysel.report.curriculum import Curriculum
 from raysel.report.diagnostics import Diagnostics
@@ -26,6 +27,7 @@ class Findings:
     published: list[Published] = field(default_factory=list)
     languages: dict[str, int] = field(default_factory=dict)
     tasks: list[tuple[str | None, int, int]] = field(default_factory=list)
+    audit: Audit | None = None
     heldout: int = 0
     subset: LanguageSubset | None = None
     scores: ScoreSummary | None = None

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from raysel.report.audit_stage import read_audit
 from raysel.report.comparison import MODELS, Comparison, compare
 from raysel.report.curriculum import Curriculum, cut
 from raysel.report.diagnostics_stage import read_diagnostics
@@ -26,15 +27,20 @@ MAP_NEEDS_SAMPLES = 3
 
 
 def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: int) -> Findings:
+    published = [Published(name, artifact.manifest, artifact.store.shown) for name, artifact in inputs.items()]
+    audit = read_audit(inputs, seed=seed)
+    # What was dropped has no part in anything that follows.
+    inputs = {**inputs, "corpus": inputs["clean"]} if "clean" in inputs else inputs
     corpus, scores, order = inputs.get("corpus"), inputs.get("scores"), inputs.get("order")
     summary, selected = (None, None)
     if scores is not None:
         summary, selected = read_scores(scores, inputs.get("subset"))
     results = {model: inputs[f"results_{model}"] for model in MODELS if f"results_{model}" in inputs}
     return Findings(
-        published=[Published(name, artifact.manifest, artifact.store.shown) for name, artifact in inputs.items()],
+        published=published,
         languages=dict(corpus.summary["languages"]) if corpus else {},
         tasks=_tasks(corpus) if corpus else [],
+        audit=audit,
         heldout=corpus.summary.get("heldout_rows", 0) if corpus else 0,
         subset=read_subset(inputs["quota"].summary) if "quota" in inputs else None,
         scores=summary,

@@ -70,6 +70,7 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "curriculum_kind": _at(experiment, "curriculum", "kind"),
         "preselect": experiment.get("preselect") or {},
         "pool_words": pool_words(experiment.get("preselect") or {}),
+        "corpus_summary": findings.summary_of("corpus"),
         "method": _at(experiment, "selection", "method"),
         "model_summary": findings.summary_of("model"),
         "token_summary": findings.summary_of("tokens"),
@@ -90,6 +91,7 @@ def sections(findings: Findings, context: Mapping[str, Any]) -> list[tuple[str, 
         "warnings": ("Warnings", context["warnings"]),
         "corpus": ("Corpus", findings.languages),
         "languages": ("Languages", findings.subset),
+        "audit": ("Audit", findings.audit),
         "separability": ("Separability", findings.scores),
         "diagnostics": ("Is it language?", findings.diagnostics),
         "vectors": ("Vectors", context["vector_summary"].get("quality")),
@@ -126,6 +128,7 @@ def pool_words(preselect: Mapping[str, Any]) -> str:
         "random": f"{share} drawn at random",
         "permuted": f"the {share} that come first after the scores were shuffled, a control",
         "length_matched": f"{share} drawn at random, as long as the most separable ones, a control",
+        "lid_clean": f"the {share} that language identification is surest of, a control",
     }
     return words.get(preselect.get("band", ""), f"{share} of the corpus") + shared_out
 

@@ -49,8 +49,8 @@ def run(run: StageRun) -> StageOutput:
     settings: PreselectSettings = run.settings["preselect"]
     quota = run.inputs["quota"]
     preflight(settings, quota)
-    more = {name: run.inputs.get(name) for name in ("vectors", "corpus")}
-    arguments = (run.inputs["scores"], quota, more, settings, run.settings["seed"])
+    beside = {name: run.inputs[name] for name in ("vectors", "audit", "corpus") if name in run.inputs}
+    arguments = (run.inputs["scores"], quota, beside, settings, run.settings["seed"])
     record = run.cluster.run_task(write_pool, *arguments, run.attempt)
     return StageOutput([record], record.summary)
 
@@ -58,7 +58,7 @@ def run(run: StageRun) -> StageOutput:
 def write_pool(
     scores: Artifact,
     quota: Artifact,
-    more: dict[str, Artifact | None],
+    beside: dict[str, Artifact],
     settings: PreselectSettings,
     seed: int,
     attempt: Attempt,
@@ -66,14 +66,13 @@ def write_pool(
     """Ray task: rank and cut each cluster; rank counts from 0 within each language.
 
     Under the label `lang` a cluster is a language; others divide the languages further, and the pool keeps their
-    proportions too. Where the quota counts tasks apart, so is each cluster cut. more: `vectors` for a band that needs
-    lengths, `corpus` for the tasks.
+    proportions too. Where the quota counts tasks apart, so is each cluster cut. beside: `vectors` or `audit` for
+    a band that ranks by lengths or label probabilities, `corpus` for the tasks.
     """
     columns = ["id", "lang", "separability", "cluster"]
     table = scores.read("scores", columns).append_column("task", pa.nulls(scores.rows("scores"), pa.string()))
     if quota.summary["by_task"]:
-        assert more["corpus"] is not None
-        table = table.drop_columns("task").join(more["corpus"].read("corpus", ["id", "task"]), "id")
+        table = table.drop_columns("task").join(beside["corpus"].read("corpus", ["id", "task"]), "id")
         table = table.sort_by("id")
     asked = {(lang, task) for lang, task, _, _ in quota.summary["cells"]}
     of_rows = zip(table["lang"].to_pylist(), table["task"].to_pylist(), strict=True)
@@ -83,11 +82,14 @@ def write_pool(
     ids, langs, values, clusters, tasks = (table[name].to_pylist() for name in (*columns, "task"))
     languages = list(quota.summary["counts"])
     row = {identity: i for i, identity in enumerate(ids)}
-    lengths = None if more["vectors"] is None else _lengths(more["vectors"], ids)
+    ranked_by: dict[str, Any] = {}
+    if "vectors" in beside:
+        ranked_by["lengths"] = _column(beside["vectors"], "vectors", "n_tokens", ids)
+    if "audit" in beside:
+        ranked_by["label_probabilities"] = _column(beside["audit"], "identified", "label_probability", ids)
     groups = [cell_name(*cell) for cell in zip(clusters, tasks, strict=True)]
-    chosen = preselect(
-        ids, groups, values, **_how_many(settings, quota), band=settings.band, seed=seed, lengths=lengths
-    )
+    how_many = _how_many(settings, quota)
+    chosen = preselect(ids, groups, values, **how_many, band=settings.band, seed=seed, **ranked_by)
     counts = dict.fromkeys(languages, 0)
     ranks = []
     for identity in chosen:
@@ -110,12 +112,19 @@ def write_pool(
     if none and quota.summary["shortfall"] == "repeat":
         raise PoolError(f"the pool takes no row of {'; '.join(none)}, so there is none to repeat: raise preselect.rho")
     warnings = [f"languages of which the pool takes no row: {'; '.join(none)}"] if none else []
+    judged = zip(langs, ranked_by.get("label_probabilities", ()), strict=False)  # nothing beside another band
+    if unknown := sorted({lang for lang, probability in judged if probability is None}):
+        warnings.append(
+            f"preselect.band lid_clean: drawn at random, as language identification does not know them: "
+            f"{', '.join(unknown)}"
+        )
     cells = [[lang, task, count] for (lang, task), count in sorted(in_cells.items(), key=str)]
     summary = {"languages": counts, "cells": cells, "warnings": warnings}
     return attempt.write_table("pool", 0, pa.table(written, schema=POOL), summary=summary)
 
 
-def _lengths(vectors: Artifact, ids: list[str]) -> list[int]:
-    table = vectors.read("vectors", ["id", "n_tokens"])
-    of = dict(zip(table["id"].to_pylist(), table["n_tokens"].to_pylist(), strict=True))
+def _column(artifact: Artifact, table: str, name: str, ids: list[str]) -> list[Any]:
+    """What a table of the artifact says about these rows."""
+    found = artifact.read(table, ["id", name])
+    of = dict(zip(found["id"].to_pylist(), found[name].to_pylist(), strict=True))
     return [of[identity] for identity in ids]

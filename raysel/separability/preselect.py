@@ -11,7 +11,7 @@ from raysel.apportionment import largest_remainder
 from raysel.errors import UserError
 from raysel.seeding import draw
 
-Band = Literal["high", "low", "middle", "random", "permuted", "length_matched"]
+Band = Literal["high", "low", "middle", "random", "permuted", "length_matched", "lid_clean"]
 LENGTH_BINS = 10
 
 
@@ -90,6 +90,7 @@ def preselect(
     band: Band = "high",
     seed: int = 0,
     lengths: Sequence[int] | None = None,
+    label_probabilities: Sequence[float | None] | None = None,
 ) -> list[str]:
     """The chosen ids, best first: of each language as many rows as `pool_sizes` says, the same in every band.
 
@@ -101,10 +102,12 @@ def preselect(
     - `permuted`: the highest after the scores were shuffled within the language, a control whose scores have the same
       distribution and mean nothing;
     - `length_matched`: drawn so that each tenth of the language's lengths gives as many rows as it gives to `high`, a
-      control for choosing by length; needs `lengths` (N,), e.g. in tokens.
+      control for choosing by length; needs `lengths` (N,), e.g. in tokens;
+    - `lid_clean`: those that language identification is surest are in their language, a control for choosing by what a
+      look at the text alone would say; needs `label_probabilities` (N,), None drawn at random after all others.
 
-    Raises ValueError for an unknown band, arrays of unequal length, lengths missing, ids that are not unique, NaN among
-    the scores, and what `pool_sizes` refuses.
+    Raises ValueError for an unknown band, arrays of unequal length, lengths or probabilities missing, ids that are not
+    unique, NaN among the scores, and what `pool_sizes` refuses.
     """
     if band not in get_args(Band):
         raise ValueError(f"band {band!r}: choose {', '.join(get_args(Band))}")
@@ -116,6 +119,8 @@ def preselect(
         raise ValueError("a score is NaN")
     if band == "length_matched" and (lengths is None or len(lengths) != len(ids)):
         raise ValueError("band length_matched needs the length of every row")
+    if band == "lid_clean" and (label_probabilities is None or len(label_probabilities) != len(ids)):
+        raise ValueError("band lid_clean needs the label probability of every row, or None for it")
     rows_of: dict[str, list[int]] = {}
     for i in sorted(range(len(ids)), key=lambda i: ids[i]):
         rows_of.setdefault(langs[i], []).append(i)
@@ -124,6 +129,13 @@ def preselect(
     rank = {i: (-float(score), ids[i]) for i, score in enumerate(scores)}
     if band == "low":
         rank = {i: (-negated, identity) for i, (negated, identity) in rank.items()}
+    elif band == "lid_clean":
+        assert label_probabilities is not None
+        # A draw is above every negated probability.
+        rank = {
+            i: (draw(seed, ids[i]) if probability is None else -probability, ids[i])
+            for i, probability in enumerate(label_probabilities)
+        }
     elif band in ("random", "length_matched"):
         rank = {i: (draw(seed, ids[i]), ids[i]) for i in rank}
     elif band == "permuted":

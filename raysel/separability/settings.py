@@ -28,14 +28,15 @@ class PreselectSettings(Section):
     """The pool: a share `rho` of each language's rows, or `size` rows in all, from one `band` of its separability.
 
     minimum: at least so many rows of each language, taken off the largest shares. Bands: `high`, `middle` or `low`
-    separability; and the controls `random`, `permuted` (high, after the scores were shuffled within the language) and
-    `length_matched` (random rows as long as those of `high`).
+    separability; and the controls `random`, `permuted` (high, after the scores were shuffled within the language),
+    `length_matched` (random rows as long as those of `high`) and `lid_clean` (those that language identification is
+    surest of, which the stage `audit` asks for).
     """
 
     rho: float | None = Field(0.2, gt=0, le=1)
     size: int | None = Field(None, ge=1)
     minimum: int = Field(0, ge=0)
-    band: Literal["high", "low", "middle", "random", "permuted", "length_matched"] = "high"
+    band: Literal["high", "low", "middle", "random", "permuted", "length_matched", "lid_clean"] = "high"
 
     @model_validator(mode="before")
     @classmethod

@@ -47,6 +47,20 @@ def test_unreadable_lines_are_named_by_file_and_line(tmp_path: Path) -> None:
     assert [f"{file}, line {n}" in text for n, text in zip((2, 3, 4), batch.unreadable, strict=True)] == [True] * 3
 
 
+def test_a_json_file_may_be_one_array(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(ROWS))
+    batches = list(read_batches(split_into_parts([str(tmp_path / "a.json")])[0], 4))
+    assert [row for batch in batches for row in batch.rows] == ROWS
+    assert [number for batch in batches for number in batch.numbers] == list(range(1, 11))
+    (tmp_path / "b.json").write_text('[{"id": "1"}, 2]')
+    [batch] = read_batches(split_into_parts([str(tmp_path / "b.json")])[0], 4)
+    assert batch.rows == [{"id": "1"}]
+    assert "b.json, entry 2: a JSON int, not an object" in batch.unreadable[0]
+    (tmp_path / "c.json").write_text('[{"id": "1"},')
+    [batch] = read_batches(split_into_parts([str(tmp_path / "c.json")])[0], 4)
+    assert "c.json: not a JSON array" in batch.unreadable[0]
+
+
 def test_files_that_differ_in_their_ending_only_keep_it_in_their_names(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysel.corpus.files import read_batches, split_into_parts
+from raysel.corpus.presets import Layout
 from raysel.corpus.rows import heldout_mask, standardise
 from raysel.tables import CORPUS
 
@@ -17,7 +18,8 @@ GOOD = {"id": "a", "lang": "swh", "prompt": "Habari?", "response": "Nzuri."}
 
 
 def table_of(rows: list[dict], **options: object) -> tuple:
-    defaults = {"columns": {}, "location": "f.jsonl", "name": "f", "source": "c", "drop_empty": False}
+    layout = Layout(columns=options.pop("columns", {}))
+    defaults = {"layout": layout, "location": "f.jsonl", "name": "f", "source": "c", "drop_empty": False}
     return standardise(rows, list(range(1, len(rows) + 1)), **{**defaults, **options})
 
 

@@ -168,7 +168,7 @@ def test_the_languages_to_train_on_are_chosen_among_the_corpuss(ray_address: str
 
 
 def test_the_plan_names_the_setting_that_changed(ray_address: str, experiment: Path) -> None:
-    from raysel.pipeline import decide
+    from raysel.decisions import decide
     from raysel.runner import previous_steps
 
     run_experiment(load_experiment(experiment), until="order")

@@ -68,6 +68,7 @@ def make_run(
     facts = _samples(made, generator)
     makers: list[tuple[str, Callable[[Made, Any, dict[str, Any]], None]]] = [
         ("corpus", _corpus),
+        ("audit", _audit),
         ("vectors", _vectors),
         ("scores", _scores),
         ("quota", _quota),
@@ -131,6 +132,26 @@ def _corpus(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
         "warnings": [f"3 rows were left out: {HOSTILE}"],
     }
     made.publish("corpus", _shards(attempt, "corpus", columns, tables.CORPUS), summary, attempt)
+
+
+def _audit(made: Made, attempt: Any, facts: dict[str, Any]) -> None:
+    langs = dict(zip(facts["ids"], facts["langs"], strict=True))
+    english = [i for i in facts["ids"] if langs[i] == "en"] or facts["ids"]
+    other = facts["ids"][-1]
+    columns = {
+        "id": [*english[:4], facts["ids"][0]],
+        "lang": [*(langs[i] for i in english[:4]), langs[facts["ids"][0]]],
+        "finding": ["near_duplicate"] * 4 + ["degenerate"],
+        "detail": [f"0.91 like {other} {HOSTILE}"] * 4 + [f"damaged {HOSTILE}"],
+        "other_id": [other] * 4 + [None],
+        "other_lang": [langs[other]] * 4 + [None],
+        "score": [0.91] * 4 + [None],
+    }
+    counts: dict[str, dict[str, int]] = {"exact_duplicate": {}, "near_duplicate": {}, "degenerate": {}}
+    for lang, finding in zip(columns["lang"], columns["finding"], strict=True):
+        counts[finding][lang] = counts[finding].get(lang, 0) + 1
+    summary = {"rows": len(langs) + 17, "counts": counts, "warnings": ["findings in the rows: 5"]}
+    made.publish("audit", _shards(attempt, "findings", columns, tables.FINDINGS), summary, attempt)
 
 
 def _vectors(made: Made, attempt: Any, facts: dict[str, Any]) -> None:

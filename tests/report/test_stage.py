@@ -19,6 +19,7 @@ MANY = (
     "sq sr sv sw ta te th tl tr uk ur vi yo zh"
 )
 LANGUAGES = ["en", "sw", "ar", "zh", "hi"]
+SCORED = ("headline", "warnings", "corpus", "audit", "separability", "diagnostics", "vectors", "map")
 FETCHES = ("src", "href", "srcset", "data", "action", "poster", "background", "xlink:href")
 
 
@@ -67,8 +68,8 @@ class Page(HTMLParser):
 def test_whole_run_has_every_section(published, store, html):
     page = Page(html)
     assert page.sections == {
-        "headline", "warnings", "corpus", "languages", "separability", "diagnostics", "vectors", "map", "selection",
-        "curriculum", "training", "results", "items", "provenance",
+        "headline", "warnings", "corpus", "audit", "languages", "separability", "diagnostics", "vectors", "map",
+        "selection", "curriculum", "training", "results", "items", "provenance",
     }  # fmt: skip
     text = " ".join(page.texts)
     total = sum(published["corpus"].summary["languages"].values())
@@ -105,6 +106,28 @@ def test_chosen_languages_are_shown_with_those_they_stand_for(html, published, s
     summary = {**published["quota"].summary, "languages": everything}
     without = replace(published["quota"], manifest={**manifest, "summary": summary})
     assert "languages" not in Page(run_stage({"quota": without}, store, cluster, progress)).sections
+
+
+def test_the_audit_is_counted_by_finding_and_language_with_examples(html, published, store, cluster, progress):
+    text = re.sub(r"\s+", " ", " ".join(Page(html).texts))
+    rows = published["audit"].summary["rows"]
+    section = text[text.index(f"{rows:,} rows, the held-out ones among them") : text.index("How clearly a sample")]
+    assert "Nothing was left out for it" in section
+    counts = published["audit"].summary["counts"]
+    totals = [sum(of.values()) for of in counts.values()]
+    titles = [finding.replace("_", " ").capitalize() for finding in counts]
+    assert f"Language {' '.join(titles)} All {' '.join(map(str, totals))}" in section
+    assert section.count("0.91 like") == 2
+    assert section.count("damaged") == section.count("Degenerate ·") == 1
+    assert section.count("Prompt of the other") == 2
+
+    clean = {**published["corpus"].summary, "dropped_by_finding": {"near_duplicate": {"en": 4}}}
+    cleaned = replace(
+        published["corpus"], manifest={**published["corpus"].manifest, "summary": clean, "stage": "clean"}
+    )
+    part = {"corpus": published["corpus"], "audit": published["audit"], "clean": cleaned}
+    text = " ".join(Page(run_stage(part, store, cluster, progress)).texts)
+    assert "Left out of everything that follows: 4 rows for near duplicate." in re.sub(r"\s+", " ", text)
 
 
 def test_held_out_loss_by_language_the_largest_fall_first(html, published, store, cluster, progress):
@@ -176,22 +199,9 @@ def test_secrets_in_addresses_stay_out(html):
     ("until", "sections"),
     [
         ("corpus", {"headline", "warnings", "corpus", "provenance"}),
-        ("scores", {"headline", "warnings", "corpus", "separability", "diagnostics", "vectors", "map", "provenance"}),
-        (
-            "pool",
-            {
-                "headline",
-                "warnings",
-                "corpus",
-                "languages",
-                "separability",
-                "diagnostics",
-                "vectors",
-                "map",
-                "selection",
-                "provenance",
-            },
-        ),
+        ("audit", {"headline", "warnings", "corpus", "audit", "provenance"}),
+        ("scores", {*SCORED, "provenance"}),
+        ("pool", {*SCORED, "languages", "selection", "provenance"}),
     ],
 )
 def test_what_the_run_did_not_come_to_is_left_out(until, sections, published, store, cluster, progress):

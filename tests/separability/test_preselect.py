@@ -38,8 +38,10 @@ def test_every_band_takes_the_same_number_of_each_language(rows: list, rho: floa
     langs, scores = [row[0] for row in rows], [row[1] for row in rows]
     taken = {}
     lengths = [len(row[0]) + int(10 * row[1]) for row in rows]
+    known = [None if lang == "a" else (1 + score) / 2 for lang, score in rows]
     for band in BANDS:
-        chosen = preselect(ids, langs, scores, rho=rho, band=band, seed=seed, lengths=lengths)
+        beside = {"lengths": lengths, "label_probabilities": known}
+        chosen = preselect(ids, langs, scores, rho=rho, band=band, seed=seed, **beside)
         assert len(set(chosen)) == len(chosen)
         taken[band] = sorted(langs[ids.index(i)] for i in chosen)
     assert all(of_band == taken["high"] for of_band in taken.values())
@@ -56,7 +58,8 @@ def test_the_order_of_the_rows_does_not_matter(rows: list, random: object) -> No
         chosen = []
         for rows_in_order in (table, shuffled):
             columns = [list(column) for column in zip(*rows_in_order, strict=True)]
-            chosen.append(preselect(*columns, rho=0.4, band=band, lengths=[len(i) for i in columns[0]]))
+            beside = {"lengths": [len(i) for i in columns[0]], "label_probabilities": [abs(s) for s in columns[2]]}
+            chosen.append(preselect(*columns, rho=0.4, band=band, **beside))
         assert chosen[0] == chosen[1]
 
 
@@ -106,7 +109,21 @@ def test_length_matched_rows_are_as_long_as_the_high_ones_and_else_random() -> N
     assert len(set(high) & set(matched)) < 0.6 * len(high)
 
 
-def test_length_matched_needs_lengths_and_a_band_a_name() -> None:
+def test_lid_clean_takes_the_surest_and_draws_where_nothing_is_known() -> None:
+    ids, langs = [f"{i:02d}" for i in range(40)], ["x"] * 20 + ["y"] * 20
+    known = [*(i / 20 for i in range(20)), *[None] * 20]
+    chosen = preselect(ids, langs, [0.0] * 40, rho=0.25, band="lid_clean", label_probabilities=known)
+    assert chosen[:5] == ["19", "18", "17", "16", "15"]
+    drawn = preselect(ids, langs, [0.0] * 40, rho=0.25, band="random")
+    assert chosen[5:] == [identity for identity in drawn if identity >= "20"]
+    # A row of which nothing is known comes after every other one, however little sure that one is.
+    one_known = preselect(["a", "b"], ["x"] * 2, [0.0] * 2, size=2, band="lid_clean", label_probabilities=[None, 0.0])
+    assert one_known == ["b", "a"]
+
+
+def test_a_band_needs_what_it_ranks_by_and_a_name() -> None:
+    with pytest.raises(ValueError, match="label probability of every row"):
+        preselect(["a"], ["x"], [0.0], rho=1, band="lid_clean")
     with pytest.raises(ValueError, match="length of every row"):
         preselect(["a"], ["x"], [0.0], rho=1, band="length_matched")
     with pytest.raises(ValueError, match="band 'best': choose high, low"):

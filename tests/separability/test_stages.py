@@ -16,7 +16,7 @@ from raysel.separability import pool_stage, scores_stage, sums_stage
 from raysel.separability.settings import PreselectSettings, SeparabilitySettings
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Store
-from raysel.tables import vectors_schema
+from raysel.tables import IDENTIFIED, vectors_schema
 
 ROWS, WIDTH, SHARD = 700, 12, 90
 LANGS = {"ar": ("Egyptian Arabic", "Standard Arabic"), "sr": ("sr",), "sw": ("swh_Latn",), "en": ("en",)}
@@ -91,6 +91,22 @@ def quota_of(store: Store, *languages: str) -> Artifact:
     attempt = store.attempt("quota", "-".join(languages))
     summary = {"counts": dict.fromkeys(languages, 1), "available": dict.fromkeys(languages, 50), "binding": False}
     return attempt.publish([], settings={}, inputs={}, version=1, summary=summary)
+
+
+def of_language(vectors: Artifact, lang: str) -> set[str]:
+    table = vectors.read("vectors", ["id", "lang"])
+    return {i for i, of in zip(table["id"].to_pylist(), table["lang"].to_pylist(), strict=True) if of == lang}
+
+
+def audit_of(store: Store, vectors: Artifact) -> Artifact:
+    """What language identification might say; it does not know Swahili here. Held-out rows are there too."""
+    table = vectors.read("vectors", ["id", "lang"])
+    ids, langs = [*table["id"].to_pylist(), "held out"], [*table["lang"].to_pylist(), "en"]
+    sure = [None if lang == "sw" else i % 97 / 97 for i, lang in enumerate(langs)]
+    columns = {"id": ids, "lang": langs, "found_lang": langs, "label_probability": sure}
+    attempt = store.attempt("audit", "made")
+    record = attempt.write_table("identified", 0, pa.table(columns, schema=IDENTIFIED))
+    return attempt.publish([record], settings={}, inputs={}, version=1, summary={})
 
 
 def matrix(vectors: Artifact) -> tuple[np.ndarray, pa.Table]:
@@ -190,16 +206,24 @@ def test_without_tasks_there_is_nothing_within_one(run: Any, store: Store) -> No
 @pytest.mark.parametrize(
     ("setting", "rows"), [({"rho": 0.2}, 140), ({"size": 100}, 100), ({"size": 50, "minimum": 9}, 50)]
 )
-@pytest.mark.parametrize("band", ["high", "length_matched"])
+@pytest.mark.parametrize("band", ["high", "length_matched", "lid_clean"])
 def test_the_pool_has_the_rows_it_should(run: Any, store: Store, setting: dict, rows: int, band: str) -> None:
     vectors = made_vectors(store)
     settings = {"separability": {"label": "lang", "clusters": "corpus"}}
     scores = run(scores_stage, "scores", settings, sums=sums_of(run, vectors, "sums"))
     settings = {"preselect": PreselectSettings(band=band, **setting), "seed": 0}
-    inputs = {"vectors": vectors} if band == "length_matched" else {}
-    pool = run(pool_stage, "pool", settings, scores=scores, quota=quota_of(store, *LANGS), **inputs).read("pool")
+    beside = {"length_matched": {"vectors": vectors}, "lid_clean": {"audit": audit_of(store, vectors)}}
+    inputs = {"scores": scores, "quota": quota_of(store, *LANGS), **beside.get(band, {})}
+    published = run(pool_stage, "pool", settings, **inputs)
+    pool = published.read("pool")
     assert len(pool) == len(set(pool["id"].to_pylist())) == rows
     counts = {lang: pool["lang"].to_pylist().count(lang) for lang in LANGS}
     assert min(counts.values()) >= setting.get("minimum", 0)
     everything = np.mean(scores.read("scores")["separability"])
-    assert np.mean(pool["score"]) > everything or band == "length_matched"
+    assert np.mean(pool["score"]) > everything or band != "high"
+    if band == "lid_clean":
+        assert "drawn at random, as language identification does not know them: sw" in published.summary["warnings"][-1]
+        identified = inputs["audit"].read("identified")
+        sure = dict(zip(identified["id"].to_pylist(), identified["label_probability"].to_pylist(), strict=True))
+        taken, english = set(pool["id"].to_pylist()), of_language(vectors, "en")
+        assert min(sure[i] for i in english & taken) >= max(sure[i] for i in english - taken)
