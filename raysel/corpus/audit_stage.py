@@ -31,7 +31,7 @@ from raysel.corpus.duplicates import (
 )
 from raysel.corpus.identification import identify
 from raysel.corpus.label_scripts import script_mismatch
-from raysel.corpus.plain_text import digest_of, normalised, whole_text
+from raysel.corpus.plain_text import digest_of, earlier_texts, normalised, whole_text
 from raysel.corpus.settings import AuditSettings
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
@@ -118,7 +118,7 @@ def examine(
                 found.append(own | {"finding": "language_mismatch", "detail": detail, "score": language.instead})
         if "script_mismatch" in checks and (other := script_mismatch(f"{prompt}\n{response}", row["lang_raw"])):
             found.append(own | {"finding": "script_mismatch", "detail": other[0], "score": other[1]})
-        if "degenerate" in checks and (wrong := degenerate(prompt, response, row["history"] or "")):
+        if "degenerate" in checks and (wrong := degenerate(prompt, response, "".join(earlier_texts(row["history"])))):
             found.append(own | {"finding": "degenerate", "detail": wrong[0], "score": wrong[1]})
     records = []
     if found:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from raysel.corpus.contamination import ItemGrams, item_grams, overlaps
+from raysel.corpus.plain_text import earlier_texts
 from raysel.evaluation.items import ItemSource, read_items
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
@@ -80,10 +81,7 @@ def look_up(index: int, shard: ShardRecord, grams: dict[str, ShardRecord], corpu
     hashes, owners, totals = (attempt.read_array(grams[name]) for name in ARRAYS)
     items = ItemGrams(hashes, owners, totals, **grams["items"].summary)
     rows = corpus.read_shard(shard, ["id", "lang", "prompt", "response", "history"]).to_pylist()
-    texts = [
-        [*(message["content"] for message in json.loads(row["history"] or "[]")), row["prompt"], row["response"]]
-        for row in rows
-    ]
+    texts = [[*earlier_texts(row["history"]), row["prompt"], row["response"]] for row in rows]
     found: list[dict[str, Any]] = []
     for row, shared in zip(rows, overlaps(texts, items), strict=True):
         if shared is not None:

@@ -38,10 +38,14 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def earlier_texts(history: str | None) -> list[str]:
+    """The contents of the messages before the prompt."""
+    return [message["content"] for message in json.loads(history or "[]")]
+
+
 def whole_text(prompt: str, response: str, history: str | None) -> str:
     """All of a conversation, normalised, its messages apart."""
-    earlier = [message["content"] for message in json.loads(history or "[]")]
-    return "\0".join(map(normalised, (*earlier, prompt, response)))
+    return "\0".join(map(normalised, (*earlier_texts(history), prompt, response)))
 
 
 def digest_of(text: str) -> tuple[int, int]:

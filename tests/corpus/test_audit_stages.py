@@ -165,7 +165,8 @@ def test_stopped_among_shards_or_bands_it_carries_on(
 
 def test_only_the_checks_that_were_asked_for(audit: Any, store: Store) -> None:
     row = {"lang": "en", "prompt": "What is a lake, and what is a river?", "response": "Water.", "id": "a"}
-    rows = [row, {**row, "id": "b"}, {**row, "id": "c", "prompt": "cut \ufffd here", "lang": "sw"}]
+    system = json.dumps([{"role": "system", "content": "cut\x07 here"}])
+    rows = [row, {**row, "id": "b"}, {**row, "id": "c", "history": system, "lang": "sw"}]
     corpus = published_corpus(store, rows, shard=2)
     done = audit("degenerate", corpus, checks=["degenerate"])
     assert [(one["id"], one["finding"]) for one in findings(done)] == [("c", "degenerate")]
