@@ -155,7 +155,7 @@ def languages(
         "weights": read_weights(weights),
         "rows": read_shares(rows),
         "shares": read_shares(pretrain),
-        "without_features": "leave_out" if leave_out else "refuse",
+        "without_features": "leave_out" if leave_out else None,
         "published": published,
     }
     if cover is not None:

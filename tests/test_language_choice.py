@@ -72,7 +72,7 @@ def test_leaving_out_each_feature_group(tmp_path: Path) -> None:
         (("--strategy", "geo", "-k", 1, "--candidates", " , "), "holds no languages"),
         (("--strategy", "geo", "-k", 1, "--candidates", "sw,xx"), "unknown language 'xx'"),
         (("--strategy", "geo", "-k", 1, "--figure", "f.nothing"), "--figure f.nothing cannot be written"),
-        (("--strategy", "learn", "-k", 3), "--leave-out"),
+        (("--strategy", "learn", "-k", 1, "--candidates", "en,fr,de"), "--leave-out"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_clear_message(tmp_path: Path, arguments: tuple, message: str) -> None:

@@ -33,7 +33,9 @@ class Sources(TypedDict, total=False):
 
     vectors: a file of vectors in word2vec's text form (sem; semantic in mixed); weights: feature group -> weight
     (mixed; without them every group that is there weighs 1); rows: language -> rows (resource); shares: language ->
-    share of the pre-training data, cover: which of them to take (pretrain); published: the paper's printed list.
+    share of the pre-training data, cover: which of them to take (pretrain); published: the paper's printed list;
+    without_features: whether candidates that lack what is asked for are refused or left out. Left open, they are
+    refused, but of all 52 of Bactrian-X they are left out, as arXiv 2410.07809 did.
     """
 
     vectors: str | Path | None
@@ -41,7 +43,7 @@ class Sources(TypedDict, total=False):
     rows: Mapping[str, float] | None
     shares: Mapping[str, float] | None
     cover: str
-    without_features: WithoutFeatures
+    without_features: WithoutFeatures | None
     published: bool
 
 
@@ -83,7 +85,7 @@ def choose(
     k = _needed(strategy, k)
     if sources.get("published"):
         return _chosen(strategy, _published(strategy, k, seed, found), found)
-    refuse = sources.get("without_features", "refuse") == "refuse"
+    refuse = _refuses(found, sources)
     if strategy == "random":
         _refuse_too_many(k, found, [])
         return _chosen(strategy, [found[row].label for row in subsets.at_random(len(found), k, seed=seed)], found)
@@ -109,8 +111,8 @@ def ablate(
 ) -> list[Variant]:
     """The choice with all feature groups, then without each in turn, always among the same candidates."""
     k = _needed(strategy, k)
-    refuse = sources.get("without_features", "refuse") == "refuse"
-    kept, groups, left_out = _features(strategy, candidates_from(candidates), sources, refuse)
+    found = candidates_from(candidates)
+    kept, groups, left_out = _features(strategy, found, sources, _refuses(found, sources))
     if len(groups) < 2:
         raise SubsetError(
             f"strategy {strategy} has the feature group {', '.join(groups)} alone: leaving one out needs typo, or "
@@ -258,6 +260,12 @@ def _with_data(
     if without and refuse:
         raise SubsetError(_missing(without, what))
     return kept, without
+
+
+def _refuses(found: Sequence[Candidate], sources: Sources) -> bool:
+    """Whether candidates without features are an error."""
+    of_the_paper = {candidate.label for candidate in found} == set(BACTRIAN_X)
+    return (sources.get("without_features") or ("leave_out" if of_the_paper else "refuse")) == "refuse"
 
 
 def _missing(labels: Sequence[str], what: str) -> str:

@@ -29,7 +29,7 @@ WITHOUT_VECTORS = ["af", "ar", "az", "et", "fa", "km", "mk", "mn", "sw", "ur", "
 
 @pytest.mark.parametrize(("strategy", "seed"), BY_KMEANS)
 def test_published_subsets_come_out_but_for_named_ties(strategy: str, seed: int) -> None:
-    choice = choose(strategy, 14, seed=seed, without_features="leave_out")
+    choice = choose(strategy, 14, seed=seed)
     ties = TIES.get((strategy, seed), {})
     published = PUBLISHED[strategy][seed].split()
     assert sorted(ties.get(lang, lang) for lang in choice.languages) == published
@@ -108,11 +108,13 @@ def test_semantic_vectors_are_clustered_as_they_are(tmp_path: Path) -> None:
 def test_candidates_without_features_are_all_named(tmp_path: Path) -> None:
     path, _ = vectors_file(tmp_path)
     with pytest.raises(SubsetError, match=f"no vector in .* for {', '.join(WITHOUT_VECTORS)}: take"):
-        choose_languages("sem", 14, seed=66, vectors=path)
+        choose_languages("sem", 14, seed=66, vectors=path, without_features="refuse")
     with pytest.raises(SubsetError, match=r"no learned features in URIEL for ar, az, en, .*, te: take"):
-        choose_languages("learn", 14, seed=66)
+        choose_languages("learn", 14, seed=66, without_features="refuse")
+    with pytest.raises(SubsetError, match=r"no learned features in URIEL for en: take"):
+        choose_languages("learn", 1, seed=66, candidates=["en", "fr", "de"])
     with pytest.raises(SubsetError, match="k 37 is more than the 36 candidates that have what it needs"):
-        choose_languages("learn", 37, seed=66, without_features="leave_out")
+        choose_languages("learn", 37, seed=66)
     with pytest.raises(SubsetError, match=r"no family in URIEL .* for eu:"):
         choose_languages("fam", 2, seed=66, candidates=["eu", "sw", "th"])
     with pytest.raises(SubsetError, match="no number in the table for th:"):
