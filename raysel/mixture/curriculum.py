@@ -35,7 +35,8 @@ def order(
     Ties are settled by a seeded draw for each id, so the order does not depend on the order of the rows.
     within_level: ascending and descending are sorted unless this says `shuffled`: then level follows level, each
     shuffled; balanced and staged shuffle each language's part of a level unless this says `sorted` (by score, upward).
-    stages: the groups of levels in their order, every level once; mix_in: this share of each stage is drawn from all
+    stages: the groups of levels in their order, every level once (by default one level after another, the lowest
+    first); mix_in: this share of each stage is drawn from all
     levels alike.
 
     Raises ValueError for a kind that has no order, and for stages that are not every level once.
@@ -144,6 +145,8 @@ def _staged(rows: _Rows, stages: list[list[int]], mix_in: float) -> list[str]:
 
 
 def _checked(stages: Sequence[Sequence[int]], levels: int) -> list[list[int]]:
+    if not stages:
+        return [[level] for level in range(levels)]
     named = sorted(level for stage in stages for level in stage)
     if named != list(range(levels)):
         raise ValueError(f"stages name the levels {named}: each of 0 to {levels - 1} is needed once")

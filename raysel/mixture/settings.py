@@ -114,7 +114,7 @@ LEVELLED = ("balanced", "staged", "loss_aware")
 
 class CurriculumSettings(Section):
     """The order of training: `random`, by separability `ascending` or `descending`, `balanced` over levels, `staged`
-    (the groups of levels in `stages` one after another, a share mix_in of each taken from all levels alike),
+    (the groups of levels in `stages`, or level after level from 0 on, a share mix_in of each taken from all levels alike),
     `loss_aware` (the share of each level follows its training loss) or `replay` (of a `trained_order`, a Parquet file
     or the folder of a model that was trained by a loss-aware curriculum).
 
@@ -134,7 +134,8 @@ class CurriculumSettings(Section):
 
     @model_validator(mode="after")
     def kind_has_what_it_needs(self) -> "CurriculumSettings":
-        if self.kind == "staged" and sorted(level for s in self.stages for level in s) != list(range(self.levels)):
+        named = sorted(level for stage in self.stages for level in stage)
+        if self.kind == "staged" and self.stages and named != list(range(self.levels)):
             raise ValueError(
                 f"kind staged needs stages that name each level from 0 to {self.levels - 1} once, "
                 f"e.g. {[[level] for level in range(self.levels)]} (found {self.stages})"

@@ -112,6 +112,8 @@ def test_a_stage_has_its_levels_and_the_share_that_is_mixed_in(mix_in: float) ->
 
 def test_stages_name_each_level_once() -> None:
     ids, scores, langs = made_rows(0, 40)
+    each = order(ids, scores, langs, kind="staged", levels=3, stages=[[0], [1], [2]])
+    assert order(ids, scores, langs, kind="staged", levels=3) == each
     with pytest.raises(ValueError, match=r"stages name the levels \[0, 1, 1\]"):
         order(ids, scores, langs, kind="staged", levels=3, stages=[[0, 1], [1]])
 

@@ -30,7 +30,6 @@ def test_a_mixture_says_what_it_lacks(given: dict, message: str) -> None:
     ("given", "message"),
     [
         ({"kind": "staged", "levels": 3, "stages": [[0], [2]]}, r"each level from 0 to 2 once, e.g. \[\[0\], \[1\]"),
-        ({"kind": "staged"}, "kind staged needs stages"),
         ({"kind": "replay"}, "kind replay needs trained_order"),
         ({"kind": "loss_aware", "repetition": "reshuffled"}, "an order of its own in every epoch"),
         ({"mix_in": 1.0}, "less than 1"),
