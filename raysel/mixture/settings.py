@@ -114,9 +114,9 @@ LEVELLED = ("balanced", "staged", "loss_aware")
 
 class CurriculumSettings(Section):
     """The order of training: `random`, by separability `ascending` or `descending`, `balanced` over levels, `staged`
-    (the groups of levels in `stages`, or level after level from 0 on, a share mix_in of each taken from all levels alike),
-    `loss_aware` (the share of each level follows its training loss) or `replay` (of a `trained_order`, a Parquet file
-    or the folder of a model that was trained by a loss-aware curriculum).
+    (the groups of levels in `stages`, or level after level from 0 on, a share mix_in of each taken from all levels
+    alike), `loss_aware` (the share of each level follows its training loss) or `replay` (of a `trained_order`, a
+    Parquet file or the folder of a model that was trained by a loss-aware curriculum).
 
     levels: quantiles of each language's separability, 0 the lowest. within_level: shuffled or sorted by score; left
     out, ascending and descending sort over all rows, the others shuffle. repetition: every epoch has the same order, or
