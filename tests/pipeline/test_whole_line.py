@@ -96,7 +96,8 @@ def check_model_card(made: dict[str, Artifact]) -> None:
     card = (model.local_folder("model", Path("/nowhere")) / "README.md").read_text(encoding="utf-8")
     facts = yaml.safe_load(card.split("---\n")[1])
     assert (facts["base_model"], facts["language"]) == (made["base_model"].address, ["en", "sw", "th"])
-    before = [artifact for name, artifact in made.items() if name not in ("model", "report") and "results" not in name]
+    beside = ("audit", "contamination", "results_base", "results_tuned", "report")
+    before = [artifact for name, artifact in made.items() if name not in ("model", *beside)]
     assert {artifact.address for artifact in model.lineage()} == {artifact.address for artifact in before}
     named = re.findall(r"^\| (\w+) \| ([0-9a-f]{24}) \| ([0-9a-f]{64}) \|", card, flags=re.MULTILINE)
     assert sorted(named) == sorted(
