@@ -89,7 +89,15 @@ def scores_of(run: Any, sums: Artifact, label: str = "lang", **inputs: Artifact)
 
 def quota_of(store: Store, *languages: str) -> Artifact:
     attempt = store.attempt("quota", "-".join(languages))
-    summary = {"counts": dict.fromkeys(languages, 1), "available": dict.fromkeys(languages, 50), "binding": False}
+    summary = {
+        "counts": dict.fromkeys(languages, 1),
+        "available": dict.fromkeys(languages, 50),
+        "cells": [[lang, None, 1, 50] for lang in languages],
+        "by_task": False,
+        "binding": False,
+        "parallel": False,
+        "shortfall": "refuse",
+    }
     return attempt.publish([], settings={}, inputs={}, version=1, summary=summary)
 
 
