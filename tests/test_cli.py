@@ -76,6 +76,7 @@ def test_plan_says_what_would_run_and_touches_nothing(experiment: Path) -> None:
     assert not list((experiment.parent / "store").glob("*/*/manifest.json"))
 
 
+@pytest.mark.slow
 def test_a_report_of_half_a_run_and_what_gc_leaves(ray_address: str, experiment: Path) -> None:
     assert raysel("score", experiment).returncode == 0
     assert raysel("score", experiment, "--set", "embedding.max_tokens=64").returncode == 0

@@ -197,6 +197,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_budget_and_goes_on() -> None:
     """Memory is really refused: a limit on the address space stands in for a small card."""
     done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, cwd=REPOSITORY)

@@ -174,6 +174,7 @@ def test_the_budget_is_measured_once_and_kept(ray_address: str, experiment: Path
     assert {shard.summary["token_budget"] for shard in artifact.shards("vectors")} == {stored["token_budget"]}
 
 
+@pytest.mark.slow
 def test_shards_that_fail_every_time_are_set_aside_and_tried_again_by_the_same_command(
     ray_address: str, experiment: Path
 ) -> None:

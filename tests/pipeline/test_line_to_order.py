@@ -180,6 +180,7 @@ def test_the_plan_names_the_setting_that_changed(ray_address: str, experiment: P
     assert decisions["sums"].reason == "vectors changed"
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_give_the_same_bits(ray_address: str, experiment: Path) -> None:
     both = []
     for workers in (1, 2):

@@ -29,6 +29,7 @@ from tests.training.runs import (
 DATA = TokenSettings(max_tokens=128, batch_samples=5)
 
 
+@pytest.mark.slow
 def test_two_workers_learn_what_one_learns(cluster, progress, store: Store, tiny_llama: Path, learn) -> None:
     tokens = write_tokens(store, tiny_llama, 22, DATA, heldout=7)
     settings = TrainingSettings(
