@@ -54,7 +54,7 @@ def run(run: StageRun) -> StageOutput:
     settings: CurriculumSettings = run.settings["curriculum"]
     arguments = (run.settings["seed"], dict(run.inputs), run.attempt)
     if settings.kind == "replay":
-        record = run.cluster.run_task(write_replay, run.leaves["trained_order"], *arguments)
+        record = run.cluster.run_task(write_replay, run.leaves["trained_order"], *arguments[1:])
     elif settings.kind == "loss_aware":
         record = run.cluster.run_task(write_queues, settings, *arguments)
     else:
@@ -156,7 +156,7 @@ def write_queues(settings: CurriculumSettings, seed: int, inputs: dict[str, Arti
     return attempt.write_table("queues", 0, _table(columns, QUEUES), summary=summary)
 
 
-def write_replay(path: str, seed: int, inputs: dict[str, Artifact], attempt: Attempt) -> ShardRecord:
+def write_replay(path: str, inputs: dict[str, Artifact], attempt: Attempt) -> ShardRecord:
     """Ray task: a recorded order, once its rows were found among the selected ones."""
     recorded = _read_recorded(path)
     rows = _Subset(inputs)
