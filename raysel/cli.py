@@ -42,7 +42,7 @@ def run(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="stop after this stage")] = None,
 ) -> None:
     """The whole line, from corpus to report, resuming what exists."""
-    from raysel.pipeline import STAGES
+    from raysel.steps import STAGES
 
     if until is not None and until not in STAGES:
         raise UserError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raysel.pipeline import Step
+from raysel.steps import Step
 from raysel.store import Artifact, Store
 
 

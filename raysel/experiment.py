@@ -32,6 +32,7 @@ TEMPLATES = tuple(
 )
 FILES = (
     ("evaluation", "tasks"),
+    ("selection", "target", "path"),
     ("languages", "vectors"),
     ("languages", "pretrain"),
     ("curriculum", "trained_order"),
@@ -100,6 +101,22 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def one_budget(self) -> "Experiment":
+        selection, mixture = self.selection, self.mixture
+        if selection.tokens is not None and mixture.quota != "everything":
+            raise ValueError(
+                f"selection.tokens beside mixture.quota {mixture.quota}: a budget is in tokens or rows; leave one out"
+            )
+        if selection.stratify == "none":
+            if mixture.shortfall == "repeat":
+                raise ValueError(
+                    "selection.stratify none keeps no language's count, so mixture.shortfall cannot repeat"
+                )
+            if mixture.parallel:
+                raise ValueError("selection.stratify none would take other items in each language: not with parallel")
+        return self
+
+    @model_validator(mode="after")
     def language_is_identified_for_its_band(self) -> "Experiment":
         if self.preselect.band == "lid_clean" and "language_mismatch" not in self.corpus.audit.checks:
             raise ValueError("preselect.band lid_clean needs language_mismatch among corpus.audit.checks")
@@ -108,8 +125,15 @@ class Experiment(Section):
     def warnings(self) -> list[str]:
         """Settings that were given but change nothing in this run, one sentence each."""
         idle = [f"{path}.{reason}" for path, section in _sections("", self) for reason in section.without_effect()]
-        if self.mixture.quota == "everything" and "selection" in self.model_fields_set:
+        selects = self.mixture.quota != "everything" or self.selection.tokens is not None
+        if not selects and "method" in self.selection.model_fields_set:
             idle.append("selection.method: with mixture.quota everything the whole pool is trained on; it only ranks")
+        if (
+            self.selection.candidates == "corpus"
+            and "preselect" in self.model_fields_set
+            and not self.selection.compare
+        ):
+            idle.append("preselect: selection.candidates corpus chooses from all rows")
         if self.mixture.parallel:
             sections = [name for name in ("preselect", "selection") if name in self.model_fields_set]
             idle += [

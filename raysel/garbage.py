@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from raysel.errors import UserError
-from raysel.pipeline import STAGES
+from raysel.steps import STAGES
 from raysel.store import MARKER, Store
 
 

@@ -12,12 +12,14 @@ from raysel import disk
 from raysel.decisions import Decision, decide
 from raysel.embedding.placement import placement
 from raysel.errors import UserError
+from raysel.execution import execute, local_scratch, run_folder
 from raysel.experiment import Experiment
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
 from raysel.models.size import ModelSize, model_size
 from raysel.output import quiet_process
-from raysel.pipeline import Step, execute, expand, local_scratch, published_part, run_folder
+from raysel.pipeline import expand, published_part
 from raysel.progress import Progress
+from raysel.steps import Step
 from raysel.store import Artifact, Store
 
 
@@ -86,10 +88,12 @@ def _preflight(
 ) -> None:
     """What can only be checked once the corpus is read, but must be before hours are spent on it."""
     _check_disk(experiment, store, decisions, artifacts)
-    if "quota" in artifacts and any(decision.step.stage == "pool" for decision in decisions):
+    if "quota" in artifacts:
         from raysel.separability.pool_stage import preflight
 
-        preflight(experiment.preselect, artifacts["quota"])
+        for decision in decisions:
+            if decision.step.stage == "pool":
+                preflight(decision.step.settings["preselect"], artifacts["quota"])
 
 
 def _tell_preset(experiment: Experiment, step: Step, console: Console) -> None:

@@ -152,6 +152,17 @@ class Artifact:
             raise FileNotFoundError(f"artifact {self.address} has no table {table!r}")
         return pa.concat_tables(parts)
 
+    def read_array(self, shard: ShardRecord) -> np.ndarray:
+        with self.store.filesystem.open_input_file(self.store.full(f"{self.address}/{shard.path}")) as stream:
+            return np.load(stream, allow_pickle=False)
+
+    def read_rows(self, table: str, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """The rows of `table` from `start` to before `stop`; only the files that hold them are read."""
+        return pa.concat_tables(
+            self.read_shard(shard, columns).slice(first, count)
+            for shard, first, count in overlapping(self.shards(table), start, stop)
+        )
+
     def local_folder(self, table: str, scratch: Path) -> Path:
         """A local folder with the files of `table` (a model, an adapter); remote ones come down below `scratch`."""
         shards = self.shards(table)
@@ -169,6 +180,16 @@ class Artifact:
                 fs.copy_files(source, str(temporary), self.store.filesystem, fs.LocalFileSystem())
                 os.replace(temporary, target)
         return folder
+
+
+def overlapping(shards: Sequence[ShardRecord], start: int, stop: int) -> Iterator[tuple[ShardRecord, int, int]]:
+    """The shards that hold the table's rows from `start` to before `stop`, each with the first of them and how many."""
+    before = 0
+    for record in shards:
+        first, last = max(start - before, 0), min(stop - before, record.rows)
+        if first < last:
+            yield record, first, last - first
+        before += record.rows
 
 
 @dataclass(frozen=True)
@@ -270,6 +291,10 @@ class Attempt:
     def read_array(self, record: ShardRecord) -> np.ndarray:
         with self.store.filesystem.open_input_file(self.store.full(f"{self.address}/{record.path}")) as stream:
             return np.load(stream, allow_pickle=False)
+
+    def read_table(self, record: ShardRecord, columns: Sequence[str] | None = None) -> pa.Table:
+        path = self.store.full(f"{self.address}/{record.path}")
+        return pq.read_table(path, columns=columns, filesystem=self.store.filesystem, partitioning=None)
 
     def read_bytes(self, record: ShardRecord) -> bytes:
         """The content of a finished file of this or an earlier attempt."""

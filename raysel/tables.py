@@ -71,6 +71,25 @@ CHOSEN = pa.schema(
         pa.field("method", pa.string(), nullable=False),
     ]
 )
+# What a selector's target is made of; LESS goes by the subtask that a sample helps most.
+TARGET = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("subtask", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("response", pa.string(), nullable=False),
+        pa.field("history", pa.string()),
+    ]
+)
+# DSIR's log importance weights, the influences of LESS: what rows are ranked by, each on its own.
+ROW_SCORES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+    ]
+)
 ORDER = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -152,6 +171,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     "quota": QUOTA,
     "parallel": PARALLEL,
     "pool": CHOSEN,
+    "target": TARGET,
+    "importance": ROW_SCORES,
+    "influence": ROW_SCORES,
     "subset": CHOSEN,
     "order": ORDER,
     "queues": QUEUES,
@@ -167,6 +189,7 @@ VECTOR_NAMES = {value: name for name, value in VECTOR_TYPES.items()}
 VECTOR_COLUMNS = {
     "vectors": ("vector", tuple(VECTOR_TYPES.values())),
     "sums": ("sums", (pa.float64(),)),
+    "gradients": ("gradient", (pa.float16(),)),
 }
 
 
@@ -195,6 +218,19 @@ def sums_schema(clusters: int) -> pa.Schema:
             pa.field("id", pa.string(), nullable=False),
             pa.field("lang", pa.string(), nullable=False),
             pa.field("sums", pa.list_(pa.float64(), clusters), nullable=False),
+        ]
+    )
+
+
+def gradients_schema(width: int) -> pa.Schema:
+    """Schema of `gradients`: a sample's projected gradient at one checkpoint, of length 1, and its subtask if it is of
+    a target."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("lang", pa.string(), nullable=False),
+            pa.field("subtask", pa.string()),
+            pa.field("gradient", pa.list_(pa.float16(), width), nullable=False),
         ]
     )
 
@@ -228,4 +264,9 @@ def _promised(table: str, schema: pa.Schema) -> pa.Schema:
         allowed = " or ".join(str(value) for value in values)
         raise SchemaError(f"table {table}: column {column!r} is {found}, not a fixed-size list of {allowed}")
     width = found.list_size
-    return vectors_schema(width, VECTOR_NAMES[found.value_type]) if table == "vectors" else sums_schema(width)
+    match table:
+        case "vectors":
+            return vectors_schema(width, VECTOR_NAMES[found.value_type])
+        case "gradients":
+            return gradients_schema(width)
+    return sums_schema(width)

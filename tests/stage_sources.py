@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raysel.pipeline import STAGES
+from raysel.steps import STAGES
 
 REPOSITORY = Path(__file__).parent.parent
 LOCK = Path(__file__).with_name("stage_sources.json")

@@ -6,7 +6,8 @@ import pytest
 
 from raysel.errors import UserError
 from raysel.experiment import load_experiment
-from raysel.pipeline import STAGES, expand
+from raysel.pipeline import expand
+from raysel.steps import STAGES
 from raysel.store import Store
 from tests.conftest import REPOSITORY
 

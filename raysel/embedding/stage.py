@@ -9,7 +9,7 @@ import hashlib
 import math
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from raysel.models.loading import load_encoder, load_tokenizer
 from raysel.models.size import model_size
 from raysel.models.templates import end_of_turn, sample_text
 from raysel.stage import StageOutput, StageRun
-from raysel.store import Artifact, Attempt, ShardRecord
+from raysel.store import Artifact, Attempt, ShardRecord, overlapping
 from raysel.tables import vectors_schema
 
 if TYPE_CHECKING:
@@ -152,16 +152,6 @@ def _set_aside(
     return IncompleteError(head + "\n" + "\n".join(lines))
 
 
-def overlapping(shards: Sequence[ShardRecord], start: int, stop: int) -> Iterator[tuple[ShardRecord, int, int]]:
-    """The shards that hold the table's rows from `start` to before `stop`, each with the first of them and how many."""
-    before = 0
-    for record in shards:
-        first, last = max(start - before, 0), min(stop - before, record.rows)
-        if first < last:
-            yield record, first, last - first
-        before += record.rows
-
-
 def _summary(run: StageRun, records: list[ShardRecord], max_tokens: int) -> dict[str, Any]:
     quality = merged(record.summary["quality"] for record in records)
     duplicates = run.cluster.run_task(count_duplicates, run.attempt, records)
@@ -259,10 +249,7 @@ class Embedder:
 
     def process(self, piece: dict[str, Any]) -> dict[str, Any]:
         columns = ["id", "lang", "prompt", "response", "history", "lang_raw", "task", "script"]
-        rows = pa.concat_tables(
-            self.corpus.read_shard(shard, columns).slice(first, count)
-            for shard, first, count in overlapping(self.corpus.shards("corpus"), piece["start"], piece["stop"])
-        )
+        rows = self.corpus.read_rows("corpus", piece["start"], piece["stop"], columns)
         with self.reading:
             tokens = self._tokens(rows)
         with self.computing:

@@ -60,12 +60,17 @@ class ItemScore:
 def harness_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, batch_size: int) -> HFLM:
     """`model` as lm-eval wants it, and lm-eval in the state that the tasks are run in: templates sandboxed, no bars."""
     disable_progress_bar()
+    sandbox_templates()
+    return HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+
+
+def sandbox_templates() -> None:
+    """From now on the templates of task files can reach nothing of Python's."""
     sandboxed = SandboxedEnvironment(
         loader=lm_eval.utils.env.loader, undefined=lm_eval.utils.env.undefined, keep_trailing_newline=True
     )
     sandboxed.filters.update(lm_eval.utils.env.filters)
     lm_eval.utils.env = sandboxed
-    return HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
 
 
 def evaluate_task(

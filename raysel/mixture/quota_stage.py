@@ -105,7 +105,7 @@ def _available(cells: list[list[Any]], languages: list[str], mixture: MixtureSet
 
 
 def _wanted(mixture: MixtureSettings, available: dict[Cell, int]) -> dict[Cell, int]:
-    total = mixture.total or 0
+    total = _total(mixture, available)
     match mixture.quota:
         case "proportional":
             # What is more than all there is is settled language by language.
@@ -123,6 +123,16 @@ def _wanted(mixture: MixtureSettings, available: dict[Cell, int]) -> dict[Cell, 
         case "counts":
             return _explicit(mixture, {lang for lang, _ in available})
     return available
+
+
+def _total(mixture: MixtureSettings, available: dict[Cell, int]) -> int:
+    """mixture.total in rows. `QuotaError` for a share of the corpus that is not one row."""
+    if not isinstance(mixture.total, float):
+        return mixture.total or 0
+    rows = sum(available.values())
+    if not (total := round(mixture.total * rows)):
+        raise QuotaError(f"mixture.total {mixture.total:g} of {rows:,} rows is less than one row")
+    return total
 
 
 def _explicit(mixture: MixtureSettings, languages: set[str]) -> dict[Cell, int]:

@@ -1,6 +1,6 @@
 """How many rows of each language are trained on, and in what order."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -21,10 +21,10 @@ READ_BY: dict[str, tuple[Quota, ...]] = {
 class MixtureSettings(Section):
     """The quota: how many rows of each of the chosen languages are trained on.
 
-    `everything` in the pool; `total` rows shared out in `proportion` to what there is, `even`ly (total // languages
-    each, arXiv 2410.07809) or by `temperature` T (in proportion to rows ** (1 / T)); `counts` per language, or per
-    language and task; `pivot`: pivot_rows of one language, English unless said otherwise, and rows_per_language of each
-    other one (arXiv 2504.16677).
+    `everything` in the pool; `total` rows (or a share of the corpus' rows in these languages, as 0.05) shared out in
+    `proportion` to what there is, `even`ly (total // languages each, arXiv 2410.07809) or by `temperature` T (in
+    proportion to rows ** (1 / T)); `counts` per language, or per language and task; `pivot`: pivot_rows of one
+    language, English unless said otherwise, and rows_per_language of each other one (arXiv 2504.16677).
     tasks: only these are trained on, and what is counted is counted for each of them (`counts` names its own);
     left out, tasks are not told apart. unseen: languages kept for evaluation only.
     parallel: the same items (source, task, group) in every language; where counts differ, the smaller choice is part of
@@ -33,7 +33,7 @@ class MixtureSettings(Section):
     """
 
     quota: Quota = "everything"
-    total: int | None = Field(None, ge=1)
+    total: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = None
     temperature: float | None = Field(None, gt=0)
     counts: dict[str, NonNegativeInt | dict[str, NonNegativeInt]] = {}
     pivot: str = "en"

@@ -9,6 +9,7 @@ from raysel.report.diagnostics import Diagnostics
 from raysel.report.examples import EndSample, Example
 from raysel.report.heldout_loss import HeldoutLoss
 from raysel.report.language_subset import LanguageSubset
+from raysel.report.overlap import OverlapLine
 from raysel.report.projection import VectorMap
 from raysel.report.provenance import Published
 from raysel.report.score_summary import ScoreSummary
@@ -37,6 +38,7 @@ class Findings:
     map: VectorMap | None = None
     chosen: dict[str, dict[str, int]] = field(default_factory=dict)
     quota_binding: bool = False
+    overlap: list[OverlapLine] = field(default_factory=list)
     curriculum: Curriculum | None = None
     log: TrainingLog | None = None
     heldout_loss: HeldoutLoss | None = None

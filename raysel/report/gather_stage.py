@@ -16,6 +16,7 @@ from raysel.report.examples_stage import both_ends, draw_examples
 from raysel.report.findings import Findings
 from raysel.report.heldout_loss import read_heldout
 from raysel.report.language_subset import read_subset
+from raysel.report.overlap_stage import read_overlap
 from raysel.report.projection import VectorMap, choose_rows, project
 from raysel.report.provenance import Published
 from raysel.report.score_summary import ScoreSummary
@@ -49,6 +50,7 @@ def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: in
         ends=both_ends(scores, corpus) if scores and corpus else [],
         map=read_map(inputs["vectors"], settings.map_samples, seed=seed) if "vectors" in inputs else None,
         chosen=_chosen(inputs),
+        overlap=read_overlap(inputs),
         quota_binding="quota" in inputs and bool(inputs["quota"].summary.get("binding")),
         curriculum=read_curriculum(order, scores, inputs.get("model")) if order and scores else None,
         log=read_log(_lines(inputs.get("model"), "log")),

@@ -1,87 +1,222 @@
 """Stage `subset`: a selector fills the quota from the pool, one Ray task per language (and task)."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from raysel.apportionment import largest_remainder
+from raysel.mixture.quota import cell_name
 from raysel.seeding import draw
-from raysel.selection import kmc, random
+from raysel.selection import dsir, kmc, random
+from raysel.selection.selector import Candidates, SelectorError, chosen_by, load_selector
 from raysel.selection.settings import SelectionSettings
 from raysel.stage import StageOutput, StageRun
-from raysel.store import Artifact, Attempt
+from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import CHOSEN
+
+# What the selectors that judge each row on its own are given: the artifact, its table, what gives a row no score.
+SCORED_BY = {
+    "dsir": ("importance", "selection.dsir.min_tokens"),
+    "less": ("influence", "selection.less.warmup.max_tokens"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Rows that are chosen among themselves: of one language (and task), or of all (lang None). tokens: the most that
+    they may have together; count: how many rows, where that is not the budget."""
+
+    lang: str | None
+    task: str | None
+    count: int
+    tokens: int | None = None
+
+    @property
+    def name(self) -> str:
+        return "all languages" if self.lang is None else cell_name(self.lang, self.task)
+
+    @property
+    def filter(self) -> Any:
+        """Of the pool's rows, for reading them; None for all."""
+        if self.lang is None:
+            return None
+        in_lang: Any = pc.field("lang") == self.lang
+        return in_lang if self.task is None else in_lang & (pc.field("task") == self.task)
 
 
 def run(run: StageRun) -> StageOutput:
+    """Write table `subset`; inputs `pool` and `quota`, and what the method reads: `vectors`, `importance`, `influence`;
+    for a selector of the user's own `vectors`, `scores` and `corpus`.
+
+    The summary has languages (rows) and, with DSIR, kl_reduction (nats).
+    """
     settings: SelectionSettings = run.settings["selection"]
-    pool, quota = run.inputs["pool"], run.inputs["quota"]
-    in_pool = {(lang, task): count for lang, task, count in pool.summary["cells"]}
-    cells = [(lang, task, count) for lang, task, count, _ in quota.summary["cells"]]
-    # What a count asks for beyond the pool is repeated or done without (mixture.shortfall), or was refused before.
-    taken = [
-        (lang, task, min(count, in_pool[lang, task]) if quota.summary["binding"] else in_pool[lang, task])
-        for lang, task, count in cells
-        if (lang, task) in in_pool
-    ]
-    wanted = sorted((cell for cell in taken if cell[2]), key=lambda cell: (cell[0], cell[1] or ""))
+    wanted = _cells(settings, dict(run.inputs))
     finished = run.attempt.finished()
-    items = [
-        (index, *cell, settings.method, run.settings["seed"], pool, run.inputs.get("vectors"), run.attempt)
-        for index, cell in enumerate(wanted)
-        if ("subset", index) not in finished
-    ]
+    todo = [index for index in range(len(wanted)) if ("subset", index) not in finished]
+    items = [(i, wanted[i], settings, run.settings["seed"], dict(run.inputs), run.attempt) for i in todo]
     with run.progress.track(len(wanted), "languages", done=len(wanted) - len(items)) as tracker:
         for _ in run.cluster.map_tasks(write_subset, items):
             tracker.advance(1)
     finished = run.attempt.finished()
+    records = [finished["subset", i] for i in range(len(wanted))]
     languages: Counter[str] = Counter()
-    for lang, _, count in wanted:
-        languages[lang] += count
-    return StageOutput([finished["subset", i] for i in range(len(wanted))], {"languages": dict(languages)})
+    for record in records:
+        languages.update(record.summary["languages"])
+    summary: dict[str, Any] = {"languages": dict(sorted(languages.items()))}
+    if settings.method == "dsir":
+        found = run.cluster.run_task(measure_kl_reduction, records, settings, dict(run.inputs), run.attempt)
+        summary["kl_reduction"] = found
+    return StageOutput(records, summary)
+
+
+def _cells(settings: SelectionSettings, inputs: dict[str, Artifact]) -> list[Cell]:
+    """What is chosen, cell by cell, from what the pool has. `SelectorError` where it cannot give that."""
+    pool, quota = inputs["pool"].summary, inputs["quota"].summary
+    in_pool = {(lang, task): count for lang, task, count in pool["cells"] if count}
+    # What a count asks for beyond the pool is repeated or done without (mixture.shortfall), or was refused before.
+    taken = {
+        (lang, task): min(count, in_pool[lang, task]) if quota["binding"] else in_pool[lang, task]
+        for lang, task, count, _ in quota["cells"]
+        if (lang, task) in in_pool
+    }
+    budgets: dict[tuple[str, str | None], int] = {}
+    if settings.tokens is not None:
+        budgets = largest_remainder({(lang, task): n for lang, task, _, n in quota["cells"]}, settings.tokens)
+    cells = [Cell(*cell, count, budgets.get(cell)) for cell, count in sorted(taken.items(), key=str) if count]
+    if settings.stratify == "none" and cells:
+        return [Cell(None, None, sum(cell.count for cell in cells), settings.tokens)]
+    return cells
 
 
 def write_subset(
-    index: int,
-    lang: str,
-    task: str | None,
-    count: int,
-    method: str,
-    seed: int,
-    pool: Artifact,
-    vectors: Artifact | None,
-    attempt: Attempt,
+    index: int, cell: Cell, settings: SelectionSettings, seed: int, inputs: dict[str, Artifact], attempt: Attempt
 ) -> None:
-    """Ray task: choose `count` rows of one language (and task); rank 0 is the selector's first choice."""
-    in_lang: Any = pc.field("lang") == lang
-    in_cell = in_lang if task is None else in_lang & (pc.field("task") == task)
-    candidates = pool.read("pool", ["id"], filters=in_cell).sort_by("id")
+    """Ray task: choose the rows of one cell; rank 0 is the selector's first choice within its language."""
+    pool = inputs["pool"].read("pool", ["id", "lang"], filters=cell.filter).sort_by("id")
     # A seed of its own for each language: with a shared one, parallel corpora would give the same items everywhere.
-    own_seed = int(draw(seed, lang if task is None else f"{lang}\0{task}") * 2**32)
-    if method == "kmc" and vectors is not None:
-        with threadpool_limits(1):
-            rows, distances = kmc.select_with_distances(_vectors_of(candidates, vectors, in_lang), count, seed=own_seed)
-        scores = -distances
-    else:
-        rows = random.select(candidates.num_rows, count, seed=own_seed)
-        scores = np.zeros(count)
+    own_seed = int(draw(seed, cell.name if cell.task is None else f"{cell.lang}\0{cell.task}") * 2**32)
+    lengths = _column(inputs["vectors"], "vectors", "n_tokens", pool["id"]) if cell.tokens is not None else None
+    with threadpool_limits(1):
+        rows, scores = _choose(cell, settings, pool, lengths, own_seed, inputs)
+    if lengths is not None and cell.tokens is not None:
+        fitting = np.searchsorted(np.cumsum(lengths[rows]), cell.tokens, side="right")
+        rows, scores = rows[:fitting], scores[:fitting]
+    chosen = pool.take(pa.array(rows))
+    langs = chosen["lang"].to_pylist()
+    seen: Counter[str] = Counter()
+    ranks = []
+    for lang in langs:
+        ranks.append(seen[lang])
+        seen[lang] += 1
     columns = [
-        candidates["id"].take(pa.array(rows)),
-        pa.array([lang] * count, pa.string()),
-        pa.array(range(count), pa.int64()),
+        chosen["id"],
+        chosen["lang"],
+        pa.array(ranks, pa.int64()),
         pa.array(scores, pa.float64()),
-        pa.array([method] * count, pa.string()),
+        pa.array([settings.method] * len(rows), pa.string()),
     ]
-    attempt.write_table("subset", index, pa.table(columns, schema=CHOSEN))
+    table = pa.table(columns, schema=CHOSEN)
+    attempt.write_table("subset", index, table, summary={"languages": dict(sorted(seen.items()))})
 
 
-def _vectors_of(candidates: pa.Table, vectors: Artifact, in_lang: Any) -> np.ndarray:
-    """(n, d) vectors of the candidates, in their order."""
-    table = vectors.read("vectors", ["id", "vector"], filters=in_lang)
-    row_of = {identity: i for i, identity in enumerate(table["id"].to_pylist())}
+def _choose(
+    cell: Cell,
+    settings: SelectionSettings,
+    pool: pa.Table,
+    lengths: NDArray[np.int64] | None,
+    seed: int,
+    inputs: dict[str, Artifact],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Rows of `pool`, the first choice first, and their scores."""
+    count = cell.count
+    if lengths is not None and cell.tokens is not None:
+        if lengths.sum() < cell.tokens:
+            raise SelectorError(
+                f"{cell.name}: its share of selection.tokens {settings.tokens:,} is {cell.tokens:,} tokens, and the "
+                f"pool's {len(lengths):,} rows have {lengths.sum():,}; raise preselect.rho or lower selection.tokens"
+            )
+        # k-means needs the number beforehand; whatever ranks its rows ranks them all.
+        count = min(count, int(cell.tokens / lengths.mean())) if settings.method == "kmc" else count
+    match settings.method:
+        case "random":
+            return random.select(pool.num_rows, count, seed=seed), np.zeros(count)
+        case "kmc":
+            vectors = _vectors(inputs["vectors"], pool["id"], cell.lang)
+            if settings.kmc.clusters is None:
+                rows, distances = kmc.select_with_distances(vectors, count, seed=seed)
+            else:
+                rows, distances = kmc.select_by_quota(vectors, count, settings.kmc.clusters, seed=seed)
+            return rows, -distances
+        case "dsir" | "less":
+            return _by_score(cell, settings, pool["id"].to_pylist(), count, seed, inputs)
+    selector = load_selector(settings.method, settings.settings)
+    candidates = Candidates(
+        ids=pool["id"].to_pylist(),
+        langs=pool["lang"].to_pylist(),
+        read_texts=lambda: _texts(inputs["corpus"], pool["id"]),
+        read_vectors=lambda: _vectors(inputs["vectors"], pool["id"], cell.lang),
+        read_separability=lambda: _column(inputs["scores"], "scores", "separability", pool["id"]),
+    )
+    return chosen_by(selector, settings.method, candidates, count, seed=seed)
+
+
+def _by_score(
+    cell: Cell, settings: SelectionSettings, ids: list[str], count: int, seed: int, inputs: dict[str, Artifact]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    name, left_out_by = SCORED_BY[settings.method]
+    found = inputs[name].read(name, ["id", "score"], filters=pc.field("id").isin(ids))
+    score_of = dict(zip(found["id"].to_pylist(), found["score"].to_pylist(), strict=True))
+    scored = np.array([i for i, identity in enumerate(ids) if identity in score_of], dtype=np.int64)
+    if settings.tokens is None and len(scored) < count:
+        raise SelectorError(
+            f"{cell.name}: {count:,} rows are to be chosen, and {len(scored):,} of the pool's {len(ids):,} have a "
+            f"score: {left_out_by} leaves the others out"
+        )
+    scores = np.array([score_of[ids[i]] for i in scored])
+    names = [ids[i] for i in scored]
+    if settings.method == "dsir" and settings.dsir.sampling == "gumbel":
+        best = dsir.gumbel_order(scores, names, seed=seed)[:count]
+    else:
+        best = np.lexsort((names, -scores))[:count]
+    return scored[best], scores[best]
+
+
+def measure_kl_reduction(
+    records: list[ShardRecord], settings: SelectionSettings, inputs: dict[str, Artifact], attempt: Attempt
+) -> float:
+    """Ray task: by how many nats the chosen rows' n-grams are nearer to the target's than those of all candidates."""
+    importance, how = inputs["importance"], settings.dsir
+    [raw, target] = (importance.read_array(shard) for name in ("raw", "target") for shard in importance.shards(name))
+    chosen = np.zeros(how.buckets, dtype=np.int64)
+    for record in records:
+        ids = attempt.read_table(record, ["id"])["id"]
+        texts = [" ".join(text) for text in _texts(inputs["corpus"], ids)]
+        chosen += dsir.count(dsir.hashed_ngrams(texts, tokenizer=how.tokenizer, buckets=how.buckets)[0], how.buckets)
+    return float(dsir.kl_reduction(raw, target, chosen))
+
+
+def _column(artifact: Artifact, table: str, name: str, ids: pa.ChunkedArray) -> NDArray[Any]:
+    """What a table of the artifact says about these rows."""
+    found = artifact.read(table, ["id", name], filters=pc.field("id").isin(ids))
+    return found[name].take(pc.index_in(ids, value_set=found["id"].combine_chunks())).to_numpy()
+
+
+def _texts(corpus: Artifact, ids: pa.ChunkedArray) -> list[tuple[str, str]]:
+    found = corpus.read("corpus", ["id", "prompt", "response"], filters=pc.field("id").isin(ids))
+    found = found.take(pc.index_in(ids, value_set=found["id"].combine_chunks()))
+    return list(zip(found["prompt"].to_pylist(), found["response"].to_pylist(), strict=True))
+
+
+def _vectors(vectors: Artifact, ids: pa.ChunkedArray, lang: str | None) -> np.ndarray:
+    """(n, d) vectors of the rows, in their order."""
+    table = vectors.read("vectors", ["id", "vector"], filters=None if lang is None else pc.field("lang") == lang)
+    rows = pc.index_in(ids, value_set=table["id"].combine_chunks()).to_numpy()
     flat = np.concatenate([chunk.flatten().to_numpy() for chunk in table["vector"].chunks])
-    rows = [row_of[identity] for identity in candidates["id"].to_pylist()]
     return flat.reshape(-1, vectors.summary["width"])[rows]

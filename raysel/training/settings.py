@@ -55,6 +55,27 @@ class LoraSettings(Section):
     merge: bool = False
 
 
+class WarmupSettings(Section):
+    """The warm-up of LESS: adapters trained on a random `share` of the corpus for `epochs`; what is kept of every epoch
+    is the adapters and Adam's moments. The learning rate falls linearly to 0."""
+
+    share: float = Field(0.05, gt=0, le=1)
+    epochs: int = Field(4, ge=1)
+    lora: LoraSettings = LoraSettings(
+        rank=128, alpha=512, dropout=0.1, targets=["q_proj", "k_proj", "v_proj", "o_proj"]
+    )
+    learning_rate: float = Field(2e-5, gt=0)
+    batch_samples: int = Field(32, ge=1)
+    max_tokens: int = Field(512, ge=2)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def plain_adapters(self) -> "WarmupSettings":
+        if named := [name for name in ("dora", "merge") if getattr(self.lora, name)]:
+            raise ValueError(f"lora.{named[0]}: gradients are taken of plain adapters; leave it out")
+        return self
+
+
 class TrainingSettings(Section):
     """Supervised fine-tuning with AdamW on DeepSpeed: LoRA adapters or all the weights (`full`), ZeRO stage 0 to 3.
 

@@ -52,12 +52,7 @@ def run(run: StageRun) -> StageOutput:
     if not order.summary["rows"]:
         raise TokenError("no sample is left to train on: the order of training is empty")
     config = read_config(model)
-    longest = config.get("max_position_embeddings")
-    if longest is not None and data.max_tokens > longest:
-        raise TokenError(
-            f"training.data.max_tokens {data.max_tokens} is more than the model's {longest} positions; "
-            f"set it to at most {longest}"
-        )
+    refuse_beyond_positions(config, data.max_tokens, "training.data.max_tokens")
     packing = data.packing and config.get("model_type") in PACKABLE_MODEL_TYPES
     source = TokenizerSource(model, template, run.settings["trust_remote_code"])
     if order.summary["loss_aware"] is not None:
@@ -77,6 +72,15 @@ def run(run: StageRun) -> StageOutput:
             "the prompts alone fill it"
         )
     return StageOutput([*records, heldout] if heldout else records, summary)
+
+
+def refuse_beyond_positions(config: dict[str, Any], max_tokens: int, setting: str) -> None:
+    """`TokenError` where the model has fewer positions than `max_tokens`."""
+    longest = config.get("max_position_embeddings")
+    if longest is not None and max_tokens > longest:
+        raise TokenError(
+            f"{setting} {max_tokens} is more than the model's {longest} positions; set it to at most {longest}"
+        )
 
 
 def _write_steps(

@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raysel.embedding import LastTokenEncoder
-from raysel.embedding.stage import overlapping
 from raysel.experiment import load_experiment
 from raysel.pipeline import expand
 from raysel.runner import run_experiment
-from raysel.store import Artifact, ShardRecord, Store
+from raysel.store import Artifact, ShardRecord, Store, overlapping
 
 ROWS = 48
 LANGS = {"en": "hello how are you", "fr": "bonjour à tous", "zh": "你好世界", "ar": "مرحبا بكم"}

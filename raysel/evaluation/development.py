@@ -1,0 +1,43 @@
+"""The development items of a task as prompt and right answer, in lm-eval's own words."""
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from datasets.utils.logging import disable_progress_bar
+from lm_eval.tasks import TaskManager
+
+from raysel.evaluation.harness import sandbox_templates
+from raysel.evaluation.tasks import EvalTask, TaskError
+
+
+def development_items(task: EvalTask) -> Iterator[tuple[str, str]]:
+    """(prompt, answer) of every item of the task's `validation_split`; of several right answers, the first."""
+    disable_progress_bar()
+    sandbox_templates()
+    config = copy.deepcopy(task.config)
+    with tempfile.TemporaryDirectory(prefix="raysel-target-") as cache:
+        if "data_files" in (config.get("dataset_kwargs") or {}):
+            config["dataset_kwargs"]["cache_dir"] = cache
+        loaded = TaskManager(include_defaults=False).load([config])["tasks"][task.name]
+        for number, item in enumerate(loaded.validation_docs()):
+            yield _said(loaded, item, f"item {number} of task {task.name}")
+
+
+def _said(loaded: Any, item: dict[str, Any], where: str) -> tuple[str, str]:
+    prompt, answer = loaded.doc_to_text(item), loaded.doc_to_target(item)
+    if loaded.OUTPUT_TYPE == "multiple_choice":
+        if loaded.multiple_input:
+            raise TaskError(f"{where} has several beginnings and one end: there is no answer to learn from it")
+        choices = [str(choice) for choice in loaded.doc_to_choice(item)]
+        label = answer[0] if isinstance(answer, list) else answer
+        index = choices.index(label) if label in choices else label
+        if not isinstance(index, int) or not 0 <= index < len(choices):
+            raise TaskError(f"{where}: its target {label!r} is none of its {len(choices)} choices")
+        answer = choices[index]
+    elif isinstance(answer, list):
+        answer = answer[0] if answer else ""
+    if not str(prompt).strip() or not str(answer).strip():
+        raise TaskError(f"{where} has no prompt or no answer to learn from")
+    return str(prompt), str(answer)

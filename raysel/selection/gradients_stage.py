@@ -1,0 +1,175 @@
+"""Stage `gradients`: LESS's datastore, the projected gradient of every sample at every checkpoint of the warm-up.
+
+One actor per GPU holds the model and the adapters and moments of all checkpoints. It reads a piece of the rows, goes
+through it once for each checkpoint and writes a shard for each, so no memory grows with the corpus.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from safetensors.torch import load
+
+from raysel.cluster import ItemsFailedError
+from raysel.errors import IncompleteError, UserError
+from raysel.models.loading import load_causal_lm, load_tokenizer
+from raysel.selection.settings import LessSettings
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt, ShardRecord
+from raysel.tables import gradients_schema
+from raysel.training.examples import instruction_example
+
+SHARD_ROWS = 512
+TOKEN_BUDGETS = {"cpu": 4096, "cuda": 16384}
+
+
+class GradientError(UserError):
+    """Samples of which no gradient can be taken."""
+
+
+def run(run: StageRun) -> StageOutput:
+    """Write table `gradients`: shard i * checkpoints + c has piece i of the rows at checkpoint c.
+
+    inputs: `warmup`; either `corpus` and `pool`, whose rows' gradients become Adam's directions, or `target`, whose
+    ones stay as they are. The summary has checkpoints, pieces and untrained (rows left out: no token to learn).
+    """
+    less: LessSettings = run.settings["less"]
+    pool = run.inputs.get("pool")
+    name = "target" if pool is None else "corpus"
+    rows = run.inputs[name]
+    device = "cuda" if run.cluster.gpus() else "cpu"
+    given = {"token_budget": less.token_budget}
+    plan = run.attempt.plan(lambda: {"token_budget": less.token_budget or TOKEN_BUDGETS[device]}, given=given)
+    checkpoints = len(run.inputs["warmup"].summary["checkpoints"])
+    total = rows.rows(name)
+    # Of a pool that is a fifth of the corpus, a piece has about as many rows as of a target.
+    size = SHARD_ROWS if pool is None else max(1, SHARD_ROWS * total // max(1, pool.rows("pool")))
+    pieces = [{"index": i, "start": at, "stop": min(at + size, total)} for i, at in enumerate(range(0, total, size))]
+    finished = run.attempt.finished(plan)
+    last = [("gradients", piece["index"] * checkpoints + checkpoints - 1) for piece in pieces]
+    todo = [piece for piece, key in zip(pieces, last, strict=True) if key not in finished]
+    workers = max(1, min(less.workers or run.cluster.gpus() or min(2, run.cluster.cpus()), len(todo)))
+    cpus = 1 if device == "cuda" else run.cluster.cpus_each(workers)
+    arguments = {
+        "model": run.inputs.get("model") or str(Path(run.leaves["model"]).absolute()),
+        "template": run.settings["template"],
+        "trust_remote_code": run.settings["trust_remote_code"],
+        "less": less,
+        "seed": run.settings["seed"],
+        "warmup": run.inputs["warmup"],
+        "rows": rows,
+        "pool": pool,
+        "attempt": run.attempt,
+        "plan": plan,
+        "device": device,
+        "threads": cpus,
+    }
+    actors = {"workers": workers, "num_cpus": cpus, "num_gpus": 1 if device == "cuda" else 0}
+    try:
+        with run.progress.track(len(pieces), "shards", done=len(pieces) - len(todo)) as tracker:
+            for _ in run.cluster.map_actors(Gradients, arguments, todo, **actors):
+                tracker.advance(1)
+    except ItemsFailedError as failed:
+        reasons = "; ".join(reason.strip().splitlines()[-1] for reason in list(failed.reasons.values())[:3])
+        raise IncompleteError(
+            f"gradients: {len(failed.reasons)} of {len(pieces)} shards failed: {reasons}. The others are stored; "
+            "the same command tries just those again"
+        ) from failed
+    finished = run.attempt.finished(plan)
+    records = [finished["gradients", i] for i in range(len(pieces) * checkpoints)]
+    firsts = records[::checkpoints]
+    if not any(record.rows for record in firsts):
+        raise GradientError(
+            f"not one sample of the {name} has a token to learn within selection.less.warmup.max_tokens "
+            f"{less.warmup.max_tokens}"
+        )
+    untrained = sum(record.summary["untrained"] for record in firsts)
+    warnings = [f"{untrained:,} rows have no token to learn and no gradient"] if untrained else []
+    summary = {"checkpoints": checkpoints, "pieces": len(pieces), "untrained": untrained, "warnings": warnings}
+    return StageOutput(records, summary)
+
+
+class Gradients:
+    """Ray Data actor: the model with adapters, and the checkpoints that are put into them in turn."""
+
+    def __init__(
+        self,
+        model: Artifact | str,
+        template: str,
+        trust_remote_code: bool,
+        less: LessSettings,
+        seed: int,
+        warmup: Artifact,
+        rows: Artifact,
+        pool: Artifact | None,
+        attempt: Attempt,
+        plan: dict[str, Any],
+        device: str,
+        threads: int,
+    ) -> None:
+        import torch
+
+        from raysel.selection.less import GradientProjector
+        from raysel.training.engine import add_adapters
+
+        torch.set_num_threads(threads)
+        self.rows, self.attempt, self.plan = rows, attempt, plan
+        self.name = "target" if pool is None else "corpus"
+        self.wanted = None if pool is None else pool.read("pool", ["id"])["id"].combine_chunks()
+        self.max_tokens, self.dimensions = less.warmup.max_tokens, less.dimensions
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else model
+            self.tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
+            causal_lm = load_causal_lm(folder, dtype=less.warmup.dtype, trust_remote_code=trust_remote_code)
+        adapted = add_adapters(causal_lm, less.warmup.lora).to(device)
+        self.projector = GradientProjector(
+            adapted, dimensions=less.dimensions, seed=seed, token_budget=plan["token_budget"]
+        )
+        self.with_moments = pool is not None
+        self.checkpoints = [self._checkpoint(warmup, entry["table"]) for entry in warmup.summary["checkpoints"]]
+
+    def _checkpoint(self, warmup: Artifact, table: str) -> dict[str, dict[str, Any]]:
+        """Kind (weight, exp_avg, exp_avg_sq) -> parameter's name -> tensor."""
+        found: dict[str, dict[str, Any]] = {"weight": {}, "exp_avg": {}, "exp_avg_sq": {}}
+        for part in warmup.shards(table):
+            for key, value in load(warmup.store.read_bytes(f"{warmup.address}/{part.path}")).items():
+                kind, _, name = key.partition("/")
+                if kind == "weight" or self.with_moments:
+                    found[kind][name] = value
+        return found
+
+    def process(self, piece: dict[str, Any]) -> dict[str, Any]:
+        columns = ["id", "lang", "prompt", "response", "history", *(["subtask"] if self.wanted is None else [])]
+        rows = self.rows.read_rows(self.name, piece["start"], piece["stop"], columns)
+        if self.wanted is not None:
+            rows = rows.filter(pc.is_in(rows["id"], value_set=self.wanted))
+        examples = [
+            instruction_example(self.tokenizer, row["prompt"], row["response"], self.max_tokens, history=row["history"])
+            for row in rows.select(["prompt", "response", "history"]).to_pylist()
+        ]
+        trained = [example.trained_tokens > 0 for example in examples]
+        rows = rows.filter(pa.array(trained, pa.bool_()))
+        learned = [example for example, is_trained in zip(examples, trained, strict=True) if is_trained]
+        summary = {"untrained": len(examples) - len(learned)}
+        for number, checkpoint in enumerate(self.checkpoints):
+            moments = (checkpoint["exp_avg"], checkpoint["exp_avg_sq"]) if self.with_moments else None
+            self.projector.load(checkpoint["weight"], moments)
+            gradients = self.projector.project(learned)
+            index = piece["index"] * len(self.checkpoints) + number
+            self.attempt.write_table("gradients", index, self._table(rows, gradients), plan=self.plan, summary=summary)
+        return {"rows": rows.num_rows}
+
+    def _table(self, rows: pa.Table, gradients: Any) -> pa.Table:
+        subtask = rows["subtask"] if self.wanted is None else pa.nulls(rows.num_rows, pa.string())
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(gradients.reshape(-1), pa.float16()), self.dimensions)
+        return pa.table([rows["id"], rows["lang"], subtask, flat], schema=gradients_schema(self.dimensions))
+
+
+def gradient_rows(artifact: Artifact, shard: ShardRecord, columns: Sequence[str] = ()) -> tuple[pa.Table, Any]:
+    """The named columns of one shard, and its gradients, float16 (n, D)."""
+    table = artifact.read_shard(shard, [*columns, "gradient"])
+    flat = table["gradient"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return table.select(list(columns)), flat.reshape(table.num_rows, -1)

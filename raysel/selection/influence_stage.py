@@ -1,0 +1,58 @@
+"""Stage `influence`: LESS's score of every row of the pool, from its gradients and the target's."""
+
+import numpy as np
+import pyarrow as pa
+
+from raysel.selection import less
+from raysel.selection.gradients_stage import gradient_rows
+from raysel.stage import StageOutput, StageRun
+from raysel.store import Artifact, Attempt
+from raysel.tables import ROW_SCORES
+
+INFLUENCE = ROW_SCORES.append(pa.field("subtask", pa.string()))
+
+
+def run(run: StageRun) -> StageOutput:
+    """Write table `influence`, with the subtask that each row helps most. inputs: `gradients`, `target_gradients`,
+    `warmup`."""
+    gradients, target = run.inputs["gradients"], run.inputs["target_gradients"]
+    rates = [entry["learning_rate"] for entry in run.inputs["warmup"].summary["checkpoints"]]
+    attempt, pieces = run.attempt, gradients.summary["pieces"]
+    if ("means", 0) not in attempt.finished():
+        run.cluster.run_task(write_means, target, attempt)
+    finished = attempt.finished()
+    todo = [index for index in range(pieces) if ("influence", index) not in finished]
+    with run.progress.track(pieces, "shards", done=pieces - len(todo)) as tracker:
+        for _ in run.cluster.map_tasks(write_influence, [(i, gradients, rates, attempt) for i in todo]):
+            tracker.advance(1)
+    finished = attempt.finished()
+    records = [finished["influence", i] for i in range(pieces)]
+    helped: dict[str, int] = {}
+    for record in records:
+        for subtask, count in record.summary["helped"].items():
+            helped[subtask] = helped.get(subtask, 0) + count
+    return StageOutput(records, {"rows_by_subtask": dict(sorted(helped.items()))})
+
+
+def write_means(target: Artifact, attempt: Attempt) -> None:
+    """Ray task: the mean gradient of each subtask at each checkpoint, float32 (C, S, D)."""
+    checkpoints, shards = target.summary["checkpoints"], target.shards("gradients")
+    means, names = [], []
+    for number in range(checkpoints):
+        parts = [gradient_rows(target, shard, ["subtask"]) for shard in shards[number::checkpoints]]
+        labels = [label for table, _ in parts for label in table["subtask"].to_pylist()]
+        names, mean = less.subtask_means(np.concatenate([rows for _, rows in parts]), labels)
+        means.append(mean)
+    attempt.write_array("means", 0, np.array(means, dtype=np.float32), summary={"subtasks": list(names)})
+
+
+def write_influence(index: int, gradients: Artifact, learning_rates: list[float], attempt: Attempt) -> None:
+    """Ray task: the scores of one piece of the rows."""
+    record = attempt.finished()["means", 0]
+    checkpoints, shards = gradients.summary["checkpoints"], gradients.shards("gradients")
+    parts = [gradient_rows(gradients, shard, ["id", "lang"]) for shard in shards[index * checkpoints :][:checkpoints]]
+    scores, best = less.influence([rows for _, rows in parts], list(attempt.read_array(record)), learning_rates)
+    names = [record.summary["subtasks"][number] for number in best]
+    columns = [parts[0][0]["id"], parts[0][0]["lang"], pa.array(scores, pa.float64()), pa.array(names, pa.string())]
+    helped = {name: names.count(name) for name in set(names)}
+    attempt.write_table("influence", index, pa.table(columns, schema=INFLUENCE), summary={"helped": helped})
