@@ -69,7 +69,8 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "figures": figures(findings),
         "curriculum_kind": _at(experiment, "curriculum", "kind"),
         "preselect": experiment.get("preselect") or {},
-        "pool_words": pool_words(experiment.get("preselect") or {}),
+        "pool_words": pool_words(experiment),
+        "kl_reduction": findings.summary_of("subset").get("kl_reduction"),
         "corpus_summary": findings.summary_of("corpus"),
         "method": _at(experiment, "selection", "method"),
         "model_summary": findings.summary_of("model"),
@@ -119,8 +120,11 @@ def model_name(experiment: Mapping[str, Any]) -> str | None:
     return f"a small Llama made from the corpus ({base.get('layers')} layers, width {base.get('width')})"
 
 
-def pool_words(preselect: Mapping[str, Any]) -> str:
+def pool_words(experiment: Mapping[str, Any]) -> str:
     """How the pool was taken, as the object of a sentence."""
+    if _at(experiment, "selection", "candidates") == "corpus":
+        return "the whole corpus"
+    preselect = experiment.get("preselect") or {}
     share = f"{formats.percent(preselect['rho'], 0)} of each language" if preselect.get("rho") else "rows"
     shared_out = "" if preselect.get("rho") else f" ({preselect.get('size', 0):,}, shared out over the languages)"
     words = {

@@ -14,6 +14,7 @@ from raysel.apportionment import largest_remainder
 from raysel.mixture.quota import cell_name
 from raysel.seeding import draw
 from raysel.selection import dsir, kmc, random
+from raysel.selection.importance_stage import said
 from raysel.selection.selector import Candidates, SelectorError, chosen_by, load_selector
 from raysel.selection.settings import SelectionSettings
 from raysel.stage import StageOutput, StageRun
@@ -197,9 +198,12 @@ def measure_kl_reduction(
     chosen = np.zeros(how.buckets, dtype=np.int64)
     for record in records:
         ids = attempt.read_table(record, ["id"])["id"]
-        texts = [" ".join(text) for text in _texts(inputs["corpus"], ids)]
+        columns = ["prompt", "response", "history"]
+        rows = inputs["corpus"].read("corpus", columns, filters=pc.field("id").isin(ids))
+        texts = [said(row) for row in rows.to_pylist()]
         chosen += dsir.count(dsir.hashed_ngrams(texts, tokenizer=how.tokenizer, buckets=how.buckets)[0], how.buckets)
-    return float(dsir.kl_reduction(raw, target, chosen))
+    # A random choice of as many n-grams, as it is expected.
+    return dsir.kl_reduction(target, raw * (chosen.sum() / raw.sum()), chosen)
 
 
 def _column(artifact: Artifact, table: str, name: str, ids: pa.ChunkedArray) -> NDArray[Any]:
