@@ -19,7 +19,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class OverlapLine:
-    """jaccard: |A and B| / |A or B| with every selector, in the order of the lines; shares: of its rows, by language."""
+    """jaccard: |A and B| / |A or B| with every selector, in the order of the lines; shares: of its rows by language."""
 
     name: str
     is_trained: bool

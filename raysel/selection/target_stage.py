@@ -17,7 +17,7 @@ from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import TARGET
 
-COLUMNS = ("id", "lang", "prompt", "response", "history", "task", "source")
+COLUMNS = ["id", "lang", "prompt", "response", "history", "task", "source"]
 BATCH_ROWS = 2048
 
 
