@@ -1,0 +1,246 @@
+"""Selectors on Ray: quotas and budgets, DSIR against texts in memory, targets, selectors of a user's own."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raysel.corpus.presets import Layout
+from raysel.evaluation.development import development_items
+from raysel.evaluation.settings import EvaluationSettings
+from raysel.evaluation.tasks import TaskError, load_tasks
+from raysel.selection import dsir, importance_stage, target_stage
+from raysel.selection.selector import SelectorError, load_selector
+from raysel.selection.settings import SelectionSettings
+from tests.evaluation.task_folder import choice_config, write_choice_tasks, write_task
+from tests.selection.line import HELDOUT, LANGS, SelectionLine
+
+MODULE = "tests.selection.own_selector"
+
+
+@pytest.fixture
+def line(cluster: Any, progress: Any, tmp_path: Path) -> SelectionLine:
+    return SelectionLine(cluster, progress, tmp_path)
+
+
+def text_of(row: dict[str, Any]) -> str:
+    return f"{row['prompt']} {row['response']}"
+
+
+def by_lang(rows: list[dict[str, Any]]) -> Counter:
+    return Counter(row["lang"] for row in rows)
+
+
+def memory_weights(line: SelectionLine, langs: tuple[str, ...] = LANGS, **how: Any) -> dict[str, float]:
+    raw = {i: text_of(row) for i, row in line.rows.items() if row["lang"] in langs}
+    target = [text_of(row) for row in line.heldout.values() if row["lang"] in langs]
+    return dict(zip(raw, dsir.log_importance(list(raw.values()), target, **how).tolist(), strict=True))
+
+
+def test_weights_over_shards_are_those_of_the_texts_in_memory(line: SelectionLine) -> None:
+    line.pool()
+    line.target()
+    made = line.importance(tokenizer="wordpunct", buckets=500)
+    found = {row["id"]: row["score"] for row in made.read("importance").to_pylist()}
+    expected = memory_weights(line, tokenizer="wordpunct", buckets=500)
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[i] for i in expected], list(expected.values()), rtol=1e-12)
+    weights = np.exp(np.array(list(expected.values())))
+    assert sum(made.summary["effective_samples"].values()) > 0
+    assert weights.sum() ** 2 / (weights**2).sum() >= 1
+
+
+def test_each_language_has_its_own_target(line: SelectionLine) -> None:
+    line.pool()
+    line.target()
+    made = line.importance(target="lang")
+    found = {row["id"]: row["score"] for row in made.read("importance").to_pylist()}
+    for lang in LANGS:
+        expected = memory_weights(line, (lang,))
+        np.testing.assert_allclose([found[i] for i in expected], list(expected.values()), rtol=1e-12)
+
+
+def test_a_language_without_a_target_of_its_own_is_refused(line: SelectionLine, tmp_path: Path) -> None:
+    file = tmp_path / "target.jsonl"
+    file.write_text(json.dumps({"id": "a", "lang": "de", "prompt": "Wie geht es?", "response": "Gut, danke."}) + "\n")
+    line.pool()
+    files = {"target": SelectionSettings(target={"of": "files", "path": str(file)}).target}
+    line.run("target", target_stage, files | {"files": [str(file)], "layout": Layout()}, {})
+    with pytest.raises(SelectorError, match="no sample in en, sw, th, zh"):
+        line.importance(target="lang")
+    # For all together a target in a language that the corpus does not have is a target like any other.
+    line.importance()
+    assert by_lang(line.subset(method="dsir")) == by_lang(list(line.rows.values()))
+
+
+def test_killed_between_the_passes_it_carries_on(line: SelectionLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.pool()
+    line.target()
+    whole = line.importance(fingerprint="whole").read("importance").to_pylist()
+    with monkeypatch.context() as patched:
+        patched.setattr(importance_stage, "weigh_shard", _dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            line.importance(fingerprint="killed")
+    left = line.store.attempt("importance", "killed").finished()
+    assert ("log_ratio", 0) in left
+    with monkeypatch.context() as patched:
+        patched.setattr(importance_stage, "hash_shard", _dies)
+        again = line.importance(fingerprint="killed").read("importance").to_pylist()
+    assert again == whole
+
+
+def _dies(*_: Any) -> None:
+    raise RuntimeError("killed")
+
+
+def test_the_draw_fills_each_language_and_the_largest_weights_come_first(line: SelectionLine) -> None:
+    line.pool(quota="counts", counts={"en": 5, "sw": 7, "zh": 3})
+    line.target()
+    line.importance()
+    top = line.subset(method="dsir", dsir={"sampling": "top"})
+    assert by_lang(top) == {"en": 5, "sw": 7, "zh": 3}
+    for lang, count in {"en": 5, "sw": 7, "zh": 3}.items():
+        own = sorted((row for row in top if row["lang"] == lang), key=lambda row: row["rank"])
+        assert [row["rank"] for row in own] == list(range(count))
+        assert [row["score"] for row in own] == sorted((row["score"] for row in own), reverse=True)
+    drawn = line.subset(method="dsir")
+    assert by_lang(drawn) == by_lang(top)
+    assert drawn == line.subset(method="dsir")
+
+
+def test_without_strata_the_budget_is_one_for_all(line: SelectionLine, tmp_path: Path) -> None:
+    line.pool(quota="proportional", total=20)
+    chinese = [row for row in line.heldout.values() if row["lang"] == "zh"]
+    file = tmp_path / "target.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chinese), encoding="utf-8")
+    target = SelectionSettings(target={"of": "files", "path": str(file)}).target
+    line.run("target", target_stage, {"target": target, "files": [str(file)], "layout": Layout()}, {})
+    line.importance()
+    chosen = line.subset(method="dsir", stratify="none", dsir={"sampling": "top"})
+    scores = {row["id"]: row["score"] for row in line.made["importance"].read("importance").to_pylist()}
+    assert {row["id"] for row in chosen} == set(sorted(scores, key=lambda i: (-scores[i], i))[:20])
+    # A target in one language draws the whole choice there.
+    assert by_lang(chosen).most_common(1)[0][0] == "zh"
+    assert line.made["subset"].summary["kl_reduction"] > 0
+    for method in ("random", "kmc"):
+        assert sum(by_lang(line.subset(method=method, stratify="none")).values()) == 20
+    for lang, rows in by_lang(chosen).items():
+        assert sorted(row["rank"] for row in chosen if row["lang"] == lang) == list(range(rows))
+
+
+@pytest.mark.parametrize("method", ["random", "kmc", "dsir"])
+def test_a_budget_in_tokens_is_filled_and_not_passed(line: SelectionLine, method: str) -> None:
+    line.pool()
+    line.target()
+    line.importance()
+    total = sum(line.tokens.values())
+    chosen = line.subset(method=method, tokens=total // 4)
+    spent = sum(line.tokens[row["id"]] for row in chosen)
+    longest = max(line.tokens.values())
+    assert spent <= total // 4
+    # k-means needs the number of rows beforehand, and takes as many as fit at their mean length.
+    assert spent > total // 4 - len(LANGS) * longest or method == "kmc"
+    assert set(by_lang(chosen)) == set(LANGS)
+
+
+def test_a_pool_smaller_than_the_budget_is_refused_with_the_arithmetic(line: SelectionLine) -> None:
+    line.pool(rho=0.1)
+    with pytest.raises(SelectorError, match=r"share of selection.tokens .* and the pool's .* rows have"):
+        line.subset(tokens=sum(line.tokens.values()) // 2)
+    line.target()
+    line.importance(min_tokens=100_000)
+    with pytest.raises(SelectorError, match=r"selection\.dsir\.min_tokens leaves the others out"):
+        line.subset(method="dsir")
+
+
+def test_clusters_with_a_quota_of_their_own(line: SelectionLine) -> None:
+    line.pool(quota="even", total=40)
+    chosen = line.subset(method="kmc", kmc={"clusters": 3})
+    assert by_lang(chosen) == dict.fromkeys(LANGS, 10)
+    assert chosen != line.subset(method="kmc")
+
+
+def test_a_selector_of_ones_own(line: SelectionLine) -> None:
+    line.pool(quota="even", total=12)
+    chosen = line.subset(method=f"{MODULE}:ShortestResponses", settings={"least": 8})
+    assert by_lang(chosen) == dict.fromkeys(LANGS, 3)
+    for lang in LANGS:
+        lengths = {i: len(row["response"]) for i, row in line.rows.items() if row["lang"] == lang}
+        shortest = sorted(n for n in lengths.values() if n >= 8)[:3]
+        assert sorted(lengths[row["id"]] for row in chosen if row["lang"] == lang) == shortest
+        assert {row["method"] for row in chosen} == {f"{MODULE}:ShortestResponses"}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("twice", "repeat"),
+        ("too few", "shape"),
+        ("beyond", "not between 0 and"),
+        ("halves", "not whole numbers"),
+        ("nan", "not finite"),
+    ],
+)
+def test_what_it_may_not_choose_is_refused(line: SelectionLine, how: str, said: str) -> None:
+    line.pool(quota="even", total=12)
+    with pytest.raises(SelectorError, match=said):
+        line.subset(method=f"{MODULE}:Wrong", settings={"how": how})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("no.such:Thing", {}, "No module named 'no'"),
+        (f"{MODULE}:Missing", {}, "has no attribute 'Missing'"),
+        (f"{MODULE}:np", {}, "is no class"),
+        (f"{MODULE}:WithoutSelect", {}, "has no method select"),
+        (f"{MODULE}:ShortestResponses", {"most": 3}, "do not suit"),
+    ],
+)
+def test_a_selector_that_cannot_be_used(name: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(SelectorError, match=said):
+        load_selector(name, settings)
+
+
+def test_the_target_is_what_is_held_out_so_many_of_each_subtask(line: SelectionLine) -> None:
+    whole = line.target()
+    assert whole.summary["subtasks"] == dict.fromkeys(sorted(LANGS), HELDOUT)
+    assert {row["id"] for row in whole.read("target").to_pylist()} == line.heldout.keys()
+    few = line.target(samples=2, subtask="task")
+    assert few.summary["subtasks"] == {"chat": 2}
+    assert {row["subtask"] for row in few.read("target").to_pylist()} == {"chat"}
+
+
+def test_a_target_that_is_empty_or_undivided_is_refused(line: SelectionLine, tmp_path: Path) -> None:
+    file = tmp_path / "target.jsonl"
+    file.write_text(json.dumps({"lang": "de", "prompt": "Hallo", "response": "Hallo"}) + "\n")
+    read = {"files": [str(file)], "layout": Layout()}
+    named = SelectionSettings(target={"of": "files", "path": str(file), "subtask": "task"}).target
+    with pytest.raises(SelectorError, match=r"has no task, which selection\.target\.subtask"):
+        line.run("target", target_stage, read | {"target": named}, {})
+    file.write_text(json.dumps({"lang": "de", "prompt": "Hallo"}) + "\n")
+    with pytest.raises(SelectorError, match="missing column 'response'"):
+        line.run("target", target_stage, read | {"target": named}, {})
+    heldout = line.made["corpus"].manifest["files"]
+    heldout[:] = [entry for entry in heldout if entry["table"] != "heldout"]
+    with pytest.raises(SelectorError, match="nothing is held out"):
+        line.target()
+
+
+def test_development_items_are_the_prompts_and_right_answers_of_lm_eval(line: SelectionLine, tmp_path: Path) -> None:
+    folder = write_choice_tasks(tmp_path / "tasks")
+    settings = EvaluationSettings(tasks=str(folder), split="dev")
+    [english, *_] = load_tasks(settings)
+    said = list(development_items(english))
+    lines = (folder / "items" / "en.dev.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(text) for text in lines]
+    assert said == [(f"Question: {row['question']}\nAnswer:", row["choices"][row["answer"]]) for row in rows]
+    target = SelectionSettings(target={"of": "evaluation"}).target
+    made = line.run("target", target_stage, {"target": target, "evaluation": settings}, {})
+    assert made.summary["subtasks"] == {"en": len(rows), "sw": len(rows), "zh": len(rows)}
+    write_task(folder, choice_config("en", doc_to_target="{{7}}"))
+    with pytest.raises(TaskError, match="none of its 3 choices"):
+        list(development_items(load_tasks(settings)[0]))
