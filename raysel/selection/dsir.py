@@ -140,8 +140,8 @@ def kl_reduction(
     """How much nearer the selected texts are to the target than random raw ones: a difference of divergences, in nats.
 
     KL(target || random) - KL(target || selected), as in section 5 of the paper, over the buckets' counts (buckets,).
-    `smoothing` is added to every count of the three: let the random texts be as many as the selected ones, for a
-    smaller sample is smoothed more. Raises ValueError where a distribution has no n-gram, or where smoothing is not
+    `smoothing` is added to every count of the random and the selected texts: let them be as many n-grams, for a
+    smaller sample is smoothed more, and drawn, for an expectation covers more buckets than any sample. Raises ValueError where a distribution has no n-gram, or where smoothing is not
     above 0 (the divergence would be infinite).
     """
     if smoothing <= 0:
@@ -150,7 +150,8 @@ def kl_reduction(
     for name, counts in (("target", target_counts), ("random", random_counts), ("selected", selected_counts)):
         if not counts.any():
             raise ValueError(f"no n-gram in the {name} texts: they have no distribution")
-        shares.append((counts + smoothing) / (counts + smoothing).sum())
+        added = counts + (0.0 if name == "target" else smoothing)
+        shares.append(added / added.sum())
     target, random, selected = shares
     return float(np.sum(target * (np.log(selected) - np.log(random))))
 

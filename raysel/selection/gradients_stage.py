@@ -23,6 +23,7 @@ from raysel.tables import gradients_schema
 from raysel.training.examples import instruction_example
 
 SHARD_ROWS = 512
+KINDS = ("weight", "exp_avg", "exp_avg_sq")
 TOKEN_BUDGETS = {"cpu": 4096, "cuda": 16384}
 
 
@@ -125,15 +126,13 @@ class Gradients:
             self.tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
             causal_lm = load_causal_lm(folder, dtype=less.warmup.dtype, trust_remote_code=trust_remote_code)
         adapted = add_adapters(causal_lm, less.warmup.lora).to(device)
-        self.projector = GradientProjector(
-            adapted, dimensions=less.dimensions, seed=seed, token_budget=plan["token_budget"]
-        )
+        self.projector = GradientProjector(adapted, seed=seed, token_budget=plan["token_budget"], width=less.dimensions)
         self.with_moments = pool is not None
         self.checkpoints = [self._checkpoint(warmup, entry["table"]) for entry in warmup.summary["checkpoints"]]
 
     def _checkpoint(self, warmup: Artifact, table: str) -> dict[str, dict[str, Any]]:
         """Kind (weight, exp_avg, exp_avg_sq) -> parameter's name -> tensor."""
-        found: dict[str, dict[str, Any]] = {"weight": {}, "exp_avg": {}, "exp_avg_sq": {}}
+        found: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         for part in warmup.shards(table):
             for key, value in load(warmup.store.read_bytes(f"{warmup.address}/{part.path}")).items():
                 kind, _, name = key.partition("/")
@@ -155,9 +154,10 @@ class Gradients:
         learned = [example for example, is_trained in zip(examples, trained, strict=True) if is_trained]
         summary = {"untrained": len(examples) - len(learned)}
         for number, checkpoint in enumerate(self.checkpoints):
-            moments = (checkpoint["exp_avg"], checkpoint["exp_avg_sq"]) if self.with_moments else None
-            self.projector.load(checkpoint["weight"], moments)
-            gradients = self.projector.project(learned)
+            weights, *moments = (checkpoint[kind] for kind in KINDS)
+            pairs = {name: (moments[0][name], moments[1][name]) for name in weights} if self.with_moments else None
+            self.projector.load(weights, pairs)
+            gradients = self.projector.rows(learned)
             index = piece["index"] * len(self.checkpoints) + number
             self.attempt.write_table("gradients", index, self._table(rows, gradients), plan=self.plan, summary=summary)
         return {"rows": rows.num_rows}

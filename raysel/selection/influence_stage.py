@@ -35,15 +35,14 @@ def run(run: StageRun) -> StageOutput:
 
 
 def write_means(target: Artifact, attempt: Attempt) -> None:
-    """Ray task: the mean gradient of each subtask at each checkpoint, float32 (C, S, D)."""
+    """Ray task: the mean gradient of each subtask at each checkpoint, float64 (C, S, D)."""
     checkpoints, shards = target.summary["checkpoints"], target.shards("gradients")
-    means, names = [], []
-    for number in range(checkpoints):
-        parts = [gradient_rows(target, shard, ["subtask"]) for shard in shards[number::checkpoints]]
-        labels = [label for table, _ in parts for label in table["subtask"].to_pylist()]
-        names, mean = less.subtask_means(np.concatenate([rows for _, rows in parts]), labels)
-        means.append(mean)
-    attempt.write_array("means", 0, np.array(means, dtype=np.float32), summary={"subtasks": list(names)})
+    parts = [
+        [gradient_rows(target, shard, ["subtask"]) for shard in shards[c::checkpoints]] for c in range(checkpoints)
+    ]
+    labels = [label for table, _ in parts[0] for label in table["subtask"].to_pylist()]
+    found = less.subtask_means([np.concatenate([rows for _, rows in part]) for part in parts], labels)
+    attempt.write_array("means", 0, found.means, summary={"subtasks": found.subtasks})
 
 
 def write_influence(index: int, gradients: Artifact, learning_rates: list[float], attempt: Attempt) -> None:
@@ -51,8 +50,8 @@ def write_influence(index: int, gradients: Artifact, learning_rates: list[float]
     record = attempt.finished()["means", 0]
     checkpoints, shards = gradients.summary["checkpoints"], gradients.shards("gradients")
     parts = [gradient_rows(gradients, shard, ["id", "lang"]) for shard in shards[index * checkpoints :][:checkpoints]]
-    scores, best = less.influence([rows for _, rows in parts], list(attempt.read_array(record)), learning_rates)
-    names = [record.summary["subtasks"][number] for number in best]
+    target = less.SubtaskMeans(record.summary["subtasks"], attempt.read_array(record))
+    scores, names = less.influence([rows for _, rows in parts], target, learning_rates)
     columns = [parts[0][0]["id"], parts[0][0]["lang"], pa.array(scores, pa.float64()), pa.array(names, pa.string())]
     helped = {name: names.count(name) for name in set(names)}
     attempt.write_table("influence", index, pa.table(columns, schema=INFLUENCE), summary={"helped": helped})

@@ -202,8 +202,8 @@ def measure_kl_reduction(
         rows = inputs["corpus"].read("corpus", columns, filters=pc.field("id").isin(ids))
         texts = [said(row) for row in rows.to_pylist()]
         chosen += dsir.count(dsir.hashed_ngrams(texts, tokenizer=how.tokenizer, buckets=how.buckets)[0], how.buckets)
-    # A random choice of as many n-grams, as it is expected.
-    return dsir.kl_reduction(target, raw * (chosen.sum() / raw.sum()), chosen)
+    at_random = np.random.default_rng(0).multinomial(chosen.sum(), raw / raw.sum())
+    return dsir.kl_reduction(target, at_random, chosen)
 
 
 def _column(artifact: Artifact, table: str, name: str, ids: pa.ChunkedArray) -> NDArray[Any]:

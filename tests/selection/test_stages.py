@@ -15,7 +15,7 @@ from raysel.evaluation.tasks import TaskError, load_tasks
 from raysel.selection import dsir, importance_stage, target_stage
 from raysel.selection.selector import SelectorError, load_selector
 from raysel.selection.settings import SelectionSettings
-from tests.evaluation.task_folder import choice_config, write_choice_tasks, write_task
+from tests.evaluation.task_folder import write_choice_tasks
 from tests.selection.line import HELDOUT, LANGS, SelectionLine
 
 MODULE = "tests.selection.own_selector"
@@ -241,6 +241,7 @@ def test_development_items_are_the_prompts_and_right_answers_of_lm_eval(line: Se
     target = SelectionSettings(target={"of": "evaluation"}).target
     made = line.run("target", target_stage, {"target": target, "evaluation": settings}, {})
     assert made.summary["subtasks"] == {"en": len(rows), "sw": len(rows), "zh": len(rows)}
-    write_task(folder, choice_config("en", doc_to_target="{{7}}"))
+    lines[-1] = json.dumps(rows[-1] | {"answer": 7})
+    (folder / "items" / "en.dev.jsonl").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(TaskError, match="none of its 3 choices"):
         list(development_items(load_tasks(settings)[0]))
