@@ -141,8 +141,8 @@ def kl_reduction(
 
     KL(target || random) - KL(target || selected), as in section 5 of the paper, over the buckets' counts (buckets,).
     `smoothing` is added to every count of the random and the selected texts: let them be as many n-grams, for a
-    smaller sample is smoothed more, and drawn, for an expectation covers more buckets than any sample. Raises ValueError where a distribution has no n-gram, or where smoothing is not
-    above 0 (the divergence would be infinite).
+    smaller sample is smoothed more, and drawn, for an expectation covers more buckets than any sample. Raises
+    ValueError where a distribution has no n-gram, or where smoothing is not above 0 (the divergence would be infinite).
     """
     if smoothing <= 0:
         raise ValueError(f"smoothing {smoothing}: the divergence needs one above 0")

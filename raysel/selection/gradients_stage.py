@@ -171,5 +171,6 @@ class Gradients:
 def gradient_rows(artifact: Artifact, shard: ShardRecord, columns: Sequence[str] = ()) -> tuple[pa.Table, Any]:
     """The named columns of one shard, and its gradients, float16 (n, D)."""
     table = artifact.read_shard(shard, [*columns, "gradient"])
-    flat = table["gradient"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return table.select(list(columns)), flat.reshape(table.num_rows, -1)
+    column = table["gradient"].combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return table.select(list(columns)), flat.reshape(-1, column.type.list_size)

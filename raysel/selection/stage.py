@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from raysel.apportionment import largest_remainder
 from raysel.mixture.quota import cell_name
 from raysel.seeding import draw
-from raysel.selection import dsir, kmc, random
+from raysel.selection import dsir, kmc, kmc_stage, random
 from raysel.selection.importance_stage import said
 from raysel.selection.selector import Candidates, SelectorError, chosen_by, load_selector
 from raysel.selection.settings import SelectionSettings
@@ -61,7 +61,8 @@ def run(run: StageRun) -> StageOutput:
     wanted = _cells(settings, dict(run.inputs))
     finished = run.attempt.finished()
     todo = [index for index in range(len(wanted)) if ("subset", index) not in finished]
-    items = [(i, wanted[i], settings, run.settings["seed"], dict(run.inputs), run.attempt) for i in todo]
+    given = (settings, run.settings["seed"], dict(run.inputs), run.attempt)
+    items = [(i, wanted[i], *given, _clustered_on_all(run, wanted[i])) for i in todo]
     with run.progress.track(len(wanted), "languages", done=len(wanted) - len(items)) as tracker:
         for _ in run.cluster.map_tasks(write_subset, items):
             tracker.advance(1)
@@ -96,16 +97,44 @@ def _cells(settings: SelectionSettings, inputs: dict[str, Artifact]) -> list[Cel
     return cells
 
 
+def _clustered_on_all(run: StageRun, cell: Cell) -> tuple[list[str], NDArray[np.float64]] | None:
+    """What KMC chooses from a cell that is too large for one task (ids, scores); None for any other."""
+    settings, pool = run.settings["selection"], run.inputs["pool"]
+    if settings.method != "kmc" or settings.kmc.clusters is not None or cell.tokens is not None:
+        return None
+    in_cell = sum(
+        n for lang, task, n in pool.summary["cells"] if cell.lang is None or (lang, task) == (cell.lang, cell.task)
+    )
+    if in_cell <= kmc_stage.ROWS_OF_ONE_TASK:
+        return None
+    seed = _seed_of(cell, run.settings["seed"])
+    ids, distances = kmc_stage.select(run.cluster, run.inputs["vectors"], pool, cell.filter, cell.count, seed=seed)
+    return ids, -distances
+
+
+def _seed_of(cell: Cell, seed: int) -> int:
+    """One of its own for each language: with a shared one, parallel corpora would give the same items everywhere."""
+    return int(draw(seed, cell.name if cell.task is None else f"{cell.lang}\0{cell.task}") * 2**32)
+
+
 def write_subset(
-    index: int, cell: Cell, settings: SelectionSettings, seed: int, inputs: dict[str, Artifact], attempt: Attempt
+    index: int,
+    cell: Cell,
+    settings: SelectionSettings,
+    seed: int,
+    inputs: dict[str, Artifact],
+    attempt: Attempt,
+    found: tuple[list[str], NDArray[np.float64]] | None = None,
 ) -> None:
-    """Ray task: choose the rows of one cell; rank 0 is the selector's first choice within its language."""
+    """Ray task: choose the rows of one cell, unless they are `found` (ids and scores); rank 0 is the selector's first
+    choice within its language."""
     pool = inputs["pool"].read("pool", ["id", "lang"], filters=cell.filter).sort_by("id")
-    # A seed of its own for each language: with a shared one, parallel corpora would give the same items everywhere.
-    own_seed = int(draw(seed, cell.name if cell.task is None else f"{cell.lang}\0{cell.task}") * 2**32)
     lengths = _column(inputs["vectors"], "vectors", "n_tokens", pool["id"]) if cell.tokens is not None else None
-    with threadpool_limits(1):
-        rows, scores = _choose(cell, settings, pool, lengths, own_seed, inputs)
+    if found is not None:
+        rows, scores = pc.index_in(pa.array(found[0]), value_set=pool["id"].combine_chunks()).to_numpy(), found[1]
+    else:
+        with threadpool_limits(1):
+            rows, scores = _choose(cell, settings, pool, lengths, _seed_of(cell, seed), inputs)
     if lengths is not None and cell.tokens is not None:
         fitting = np.searchsorted(np.cumsum(lengths[rows]), cell.tokens, side="right")
         rows, scores = rows[:fitting], scores[:fitting]

@@ -23,6 +23,7 @@ from tests.corpus.samples import demo_rows, published_corpus
 LANGS = ("en", "sw", "zh", "th")
 WIDTH = 6
 HELDOUT = 6
+SHARD = 32
 
 
 class SelectionLine:
@@ -34,7 +35,7 @@ class SelectionLine:
         kept = [row for lang in LANGS for row in by_lang[lang][HELDOUT:]]
         self.rows = {row["id"]: row for row in kept}
         self.heldout = {row["id"]: row for row in heldout}
-        corpus = published_corpus(self.store, kept, shard=32, heldout=heldout)
+        corpus = published_corpus(self.store, kept, shard=SHARD, heldout=heldout)
         cells = [[lang, "chat", n] for lang, n in sorted(Counter(row["lang"] for row in kept).items())]
         corpus.manifest["summary"]["cells"] = cells
         self.made: dict[str, Artifact] = {"corpus": corpus}
@@ -67,8 +68,9 @@ class SelectionLine:
 
     def _publish(self, name: str, table: pa.Table, summary: dict[str, Any]) -> None:
         attempt = self.store.attempt(name, "made")
-        record = attempt.write_table(name, 0, table)
-        self.made[name] = attempt.publish([record], settings={}, inputs={}, version=1, summary=summary)
+        starts = range(0, table.num_rows, SHARD)
+        records = [attempt.write_table(name, i, table.slice(start, SHARD)) for i, start in enumerate(starts)]
+        self.made[name] = attempt.publish(records, settings={}, inputs={}, version=1, summary=summary)
 
     def run(
         self,
@@ -83,7 +85,7 @@ class SelectionLine:
         """inputs: the stage's name of each -> the name it was made under."""
         attempt = self.store.attempt(name, fingerprint or f"run-{len(list(Path(self.store.root).rglob('*')))}")
         given = {of_stage: self.made[made] for of_stage, made in inputs.items()}
-        output = stage.run(StageRun({"seed": 0} | settings, given, {}, attempt, self.cluster, self.progress))
+        output = stage.run(StageRun({"seed": 0} | settings, given, leaves, attempt, self.cluster, self.progress))
         self.made[name] = attempt.publish(output.records, settings={}, inputs={}, version=1, summary=output.summary)
         return self.made[name]
 

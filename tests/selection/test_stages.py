@@ -12,7 +12,7 @@ from raysel.corpus.presets import Layout
 from raysel.evaluation.development import development_items
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import TaskError, load_tasks
-from raysel.selection import dsir, importance_stage, target_stage
+from raysel.selection import dsir, importance_stage, kmc_stage, target_stage
 from raysel.selection.selector import SelectorError, load_selector
 from raysel.selection.settings import SelectionSettings
 from tests.evaluation.task_folder import write_choice_tasks
@@ -161,6 +161,30 @@ def test_clusters_with_a_quota_of_their_own(line: SelectionLine) -> None:
     chosen = line.subset(method="kmc", kmc={"clusters": 3})
     assert by_lang(chosen) == dict.fromkeys(LANGS, 10)
     assert chosen != line.subset(method="kmc")
+
+
+@pytest.mark.parametrize("stratify", ["lang", "none"])
+def test_k_means_over_shards_chooses_the_nearest_free_member_of_each_centroid(
+    line: SelectionLine, monkeypatch: pytest.MonkeyPatch, stratify: str
+) -> None:
+    line.pool(quota="even", total=40)
+    # As if each cell were too large for one task, and every shard for another.
+    monkeypatch.setattr(kmc_stage, "ROWS_OF_ONE_TASK", 10)
+    monkeypatch.setattr(kmc_stage, "ROWS_OF_A_GROUP", 16)
+    chosen = line.subset(method="kmc", stratify=stratify)
+    assert len({row["id"] for row in chosen}) == 40
+    assert chosen == line.subset(method="kmc", stratify=stratify)
+    if stratify == "lang":
+        assert by_lang(chosen) == dict.fromkeys(LANGS, 10)
+    vector = dict(zip(line.rows, line.vectors, strict=True))
+
+    # Random rows of the same number lie further from the nearest of what was chosen than k-means' do.
+    def gap(ids: list[str]) -> float:
+        centres = np.array([vector[identity] for identity in ids])
+        return float(np.linalg.norm(line.vectors[:, None] - centres[None], axis=2).min(axis=1).mean())
+
+    at_random = [row["id"] for row in line.subset(method="random", stratify=stratify)]
+    assert gap([row["id"] for row in chosen]) < gap(at_random)
 
 
 def test_a_selector_of_ones_own(line: SelectionLine) -> None:
