@@ -18,5 +18,5 @@ def test_a_changed_stage_has_a_new_version() -> None:
     }
     assert not changed, (
         f"the sources of these stages changed: {changed}; where a result can differ raise the stage's version in "
-        "raysel/pipeline.py, then run `make lock`"
+        "raysel/steps.py, then run `make lock`"
     )

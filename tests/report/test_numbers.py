@@ -14,6 +14,7 @@ from raysel.report.course_figures import stacked
 from raysel.report.curriculum import cut
 from raysel.report.differences import Interval, average, interval, resampled_means
 from raysel.report.heldout_loss import read_heldout
+from raysel.report.overlap import Choice, side_by_side
 from raysel.report.projection import choose_rows, contrasting_colours, place_labels, project, share_out, spread_labels
 from raysel.report.score_summary import BINS, ScoreSummary, bin_centres
 from raysel.report.training_log import read_log, smooth
@@ -307,3 +308,15 @@ def test_formats(shown, text):
 )
 def test_addresses_lose_what_gives_access(given_text, kept):
     assert formats.without_secrets({"a": [given_text]}) == {"a": [kept]}
+
+
+def test_overlap_of_selectors_by_hand() -> None:
+    a = Choice(["1", "2", "3"], ["en", "en", "sw"], np.array([10, 20, 30]), np.array([0.1, 0.2, 0.6]))
+    b = Choice(["3", "4"], ["sw", "th"], np.array([30, 50]), np.array([0.6, -0.2]))
+    none = Choice([], [], np.zeros(0, dtype=np.int64), np.zeros(0))
+    first, second, third = side_by_side({"A": a, "B": b, "none": none}, trained="B")
+    assert (first.rows, first.mean_tokens, first.mean_separability) == (3, 20.0, pytest.approx(0.3))
+    assert first.jaccard == [1.0, 1 / 4, 0.0]
+    assert first.shares == {"en": 2 / 3, "sw": 1 / 3}
+    assert [line.is_trained for line in (first, second, third)] == [False, True, False]
+    assert (third.jaccard, third.shares, third.mean_tokens) == ([0.0, 0.0, 1.0], {}, None)

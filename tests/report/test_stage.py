@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
@@ -146,6 +148,24 @@ def test_held_out_loss_by_language_the_largest_fall_first(html, published, store
     alone = Page(run_stage({"model": without}, store, cluster, progress))
     assert "training" in alone.sections
     assert not [text for text in alone.texts if "Held-out loss" in text]
+
+
+def test_compared_selectors_stand_side_by_side(published, store, cluster, progress):
+    trained = set(published["subset"].read("subset")["id"].to_pylist())
+    others = {}
+    for step, ids in {"subset_kmc": trained, "subset_random_corpus": sorted(trained)[::2]}.items():
+        rows = published["subset"].read("subset")
+        kept = rows.filter(pc.is_in(rows["id"], value_set=pa.array(sorted(ids))))
+        attempt = store.attempt("subset", step)
+        made = [attempt.write_table("subset", 0, kept)]
+        others[step] = attempt.publish(made, settings={}, inputs={}, version=1, summary={})
+    page = Page(run_stage(published | others, store, cluster, progress))
+    assert "overlap" in page.sections
+    text = " ".join(" ".join(page.texts).split())
+    assert "LangGPS + KMC Random what is trained on" in text
+    share = decimal(len(range(0, len(trained), 2)) / len(trained), 2)
+    assert f"{decimal(1.0, 2)} {share} {decimal(1.0, 2)}" in text
+    assert "overlap" not in Page(run_stage(published, store, cluster, progress)).sections
 
 
 def test_texts_of_others_are_never_markup(html):
