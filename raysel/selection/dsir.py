@@ -40,11 +40,15 @@ _UNICODE_TOKEN = regex.compile(
     rf"|[^\w\s\p{{N}}\p{{Cf}}][[^\w\s\p{{N}}\p{{Cf}}]{_FOLLOWING}]*+"
     rf"|(?={_UNSPACED})\X"
 )
-_SPLIT = {
-    "unicode": _UNICODE_TOKEN.findall,
-    "wordpunct": re.compile(r"\w+|[^\w\s]+").findall,
-    "characters": regex.compile(r"(?=\S)\X").findall,
-}
+_WORDPUNCT = re.compile(r"\w+|[^\w\s]+")
+# Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic, Georgian and Hangul without marks or format characters: there both
+# patterns find the same tokens, and that of `re` is several times as fast.
+_PLAIN = re.compile(
+    "[\0-\x1b\x20-\xac\xae-\u02ff\u0370-\u0482\u048a-\u052f\u0531-\u0556\u0559-\u058a\u05d0-\u05ea\u060c\u061b\u061f"
+    "\u0620-\u064a\u0660-\u066f\u0671-\u06d5\u06f0-\u06f9\u10a0-\u10ff\u1e00-\u1fff\u2010-\u2029\u2030-\u203e"
+    "\u2041-\u2053\u2055-\u205e\u20a0-\u20bf\uac00-\ud7a3]*"
+)
+_GRAPHEME = regex.compile(r"(?=\S)\X")
 
 
 def tokenize(text: str, tokenizer: Tokenizer = "unicode") -> list[str]:
@@ -55,7 +59,12 @@ def tokenize(text: str, tokenizer: Tokenizer = "unicode") -> list[str]:
     tokenizer of that name, the one DSIR's authors use; it cuts words of Hindi or Tamil at every vowel sign and makes
     one token of a run of Thai or Chinese. `characters`: extended grapheme clusters other than white space.
     """
-    return _SPLIT[tokenizer](text.lower())
+    text = text.lower()
+    if tokenizer == "characters":
+        return _GRAPHEME.findall(text)
+    if tokenizer == "wordpunct" or _PLAIN.fullmatch(text):
+        return _WORDPUNCT.findall(text)
+    return _UNICODE_TOKEN.findall(text)
 
 
 def hashed_ngrams(

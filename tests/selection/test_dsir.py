@@ -70,6 +70,15 @@ def test_unicode_tokens(text: str, tokens: list[str]) -> None:
     assert dsir.tokenize(text, "unicode") == tokens
 
 
+def test_in_plain_scripts_both_patterns_find_the_same_tokens() -> None:
+    plain = [character for character in map(chr, range(0xD800)) if dsir._PLAIN.fullmatch(character)]
+    assert len(plain) > 10_000
+    for text in ("{}", "a{}a", "!{}!"):
+        for character in plain:
+            spelled = text.format(character)
+            assert dsir._UNICODE_TOKEN.findall(spelled) == dsir._WORDPUNCT.findall(spelled), hex(ord(character))
+
+
 def test_word_characters_of_re_cut_hindi_and_join_thai() -> None:
     assert dsir.tokenize("नमस्ते", "wordpunct") == ["नमस", "्", "त", "े"]
     assert dsir.tokenize("สวยมาก", "wordpunct") == ["สวยมาก"]
