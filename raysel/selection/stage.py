@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from raysel.apportionment import largest_remainder
 from raysel.mixture.quota import cell_name
@@ -133,8 +132,7 @@ def write_subset(
     if found is not None:
         rows, scores = pc.index_in(pa.array(found[0]), value_set=pool["id"].combine_chunks()).to_numpy(), found[1]
     else:
-        with threadpool_limits(1):
-            rows, scores = _choose(cell, settings, pool, lengths, _seed_of(cell, seed), inputs)
+        rows, scores = _choose(cell, settings, pool, lengths, _seed_of(cell, seed), inputs)
     if lengths is not None and cell.tokens is not None:
         fitting = np.searchsorted(np.cumsum(lengths[rows]), cell.tokens, side="right")
         rows, scores = rows[:fitting], scores[:fitting]

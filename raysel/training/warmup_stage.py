@@ -41,9 +41,15 @@ def run(run: StageRun) -> StageOutput:
     tokens = [ShardRecord(**record) for record in made.summary["records"]]
     steps = made.summary["steps"]
     per_epoch = steps // settings.epochs
+    tokens_summary = summarize(tokens, steps, data)
+    if not tokens_summary["samples"]:
+        raise WarmupError(
+            f"selection.less.warmup: none of the {made.summary['samples']:,} samples drawn has a token to learn within "
+            f"max_tokens {settings.max_tokens}; raise it, or share"
+        )
     training = Training(
         run.attempt,
-        unpublished(run.attempt, tokens, summarize(tokens, steps, data)),
+        unpublished(run.attempt, tokens, tokens_summary),
         TrainingSettings(
             data=data,
             lora=settings.lora,
