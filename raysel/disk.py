@@ -25,13 +25,15 @@ def artifact_bytes(
     full: bool,
     merged: bool,
     checkpoints: int,
+    gradients: int,
 ) -> dict[str, int]:
     """Bytes each stage's artifact takes at its largest, by stage.
 
     corpus_bytes: size of the user's files; rows: of the corpus, None while unknown; width: hidden units of the
     embedding model; sums: distance sums of a row; block_rows: of their blocks; model_bytes: weights of the tuned model;
     full: a full fine-tune, whose checkpoints hold float32 weights and two Adam moments; merged: adapters that end in a
-    whole model; checkpoints: how many there are at a time.
+    whole model; checkpoints: how many there are at a time; gradients: numbers of all checkpoints that LESS keeps of a
+    row.
     """
     count = rows if rows is not None else corpus_bytes // BYTES_PER_ROW
     return {
@@ -43,6 +45,10 @@ def artifact_bytes(
         # The sums themselves and the partial sums of the pairs of blocks, of which there are few.
         "sums": count * sums * 8 * (2 + min(64, count // block_rows)),
         "scores": count * 96,
+        # Every n-gram as four bytes, a row's text giving about two for each of its words.
+        "importance": 2 * corpus_bytes,
+        "warmup": model_bytes // 4,
+        "gradients": count * gradients * 2,
         "tokens": corpus_bytes,
         "model": model_bytes * (1 + checkpoints * 6) if full else model_bytes // 4 + model_bytes * merged,
     }

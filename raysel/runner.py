@@ -148,7 +148,15 @@ def disk_needs(experiment: Experiment, decisions: list[Decision], artifacts: Map
         merged=experiment.training.lora.merge,
         # The one that is being written, and the best.
         checkpoints=experiment.training.checkpoints_kept + 2,
+        gradients=_gradient_numbers(experiment),
     )
+
+
+def _gradient_numbers(experiment: Experiment) -> int:
+    """What LESS keeps of a row of the corpus, on average: of the pool's rows only, unless all are looked at."""
+    less, pool = experiment.selection.less, experiment.preselect.rho or 1.0
+    every_row = experiment.selection.candidates == "corpus" or "less" in experiment.selection.compare
+    return round(less.warmup.epochs * less.dimensions * (1.0 if every_row else pool))
 
 
 def _embedding_size(experiment: Experiment, decisions: list[Decision]) -> ModelSize | None:

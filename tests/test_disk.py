@@ -24,7 +24,9 @@ def test_vectors_of_the_papers_corpus_take_what_arithmetic_says() -> None:
         full=False,
         merged=False,
         checkpoints=4,
+        gradients=4 * 8192,
     )
+    assert sizes["gradients"] == 97_696 * 4 * 8192 * 2
     assert 97_696 * 4096 * 4 <= sizes["vectors"] <= 1.1 * 97_696 * 4096 * 4
     assert sizes["sums"] >= 97_696 * 31 * 8
 
