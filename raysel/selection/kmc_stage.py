@@ -17,6 +17,8 @@ ROWS_OF_A_GROUP = 1 << 18
 ITERATIONS = 20
 # k-means++ draws the first centroids from this many rows for each.
 SAMPLED_ROWS_PER_CENTROID = 4
+# Beyond, they start from rows drawn at random: k-means++ compares every centroid with all of the sample.
+MOST_FAR_APART = 5_000
 CANDIDATES = 8
 
 
@@ -35,7 +37,8 @@ def select(
     # The tasks draw by the rows' ids: what is kept of all does not depend on how the shards are grouped.
     keys = np.concatenate([keys for keys, _ in sample])
     first = np.argsort(keys, kind="stable")[: k * SAMPLED_ROWS_PER_CENTROID]
-    start = kmc.start_centroids(np.concatenate([rows for _, rows in sample])[first], k, seed=seed)
+    rows = np.concatenate([rows for _, rows in sample])[first]
+    start = kmc.start_centroids(rows, k, seed=seed) if k <= MOST_FAR_APART else rows[:k]
 
     def partials(centroids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         yield from _in_order(cluster.map_tasks(sum_group, [(group, *given, centroids) for group in groups]))
