@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raysel.embedding.last_tokens import is_out_of_memory
 from raysel.selection.projection import WIDTH, BlockSketch
 from raysel.selection.sample_gradients import SampleGradients
 from raysel.training.examples import Example
@@ -151,13 +152,31 @@ class GradientProjector:
     def rows(self, examples: Sequence[Example]) -> NDArray[np.float16]:
         """float16 (N, D): of each sample the projected gradient, or Adam's direction, at length 1.
 
-        A sample of which nothing is learned has a row of zeros: training on it would change nothing.
+        A sample of which nothing is learned has a row of zeros: training on it would change nothing. A batch that does
+        not fit in memory goes in halves; MemoryError for a sample that does not fit alone.
         """
         found = np.zeros((len(examples), self.sketch.width), dtype=np.float16)
         for batch in self.gradients.batches(examples, self.token_budget):
-            self.gradients.stream([examples[row] for row in batch], self._add)
-            found[batch] = normalise(self.sketch.result()).half().cpu().numpy()
+            self._project(examples, batch, found)
         return found
+
+    def _project(self, examples: Sequence[Example], batch: NDArray[np.int64], found: NDArray[np.float16]) -> None:
+        self.sketch.begin()  # after a batch that failed halfway
+        try:
+            self.gradients.stream([examples[row] for row in batch], self._add)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            found[batch] = normalise(self.sketch.result()).half().cpu().numpy()
+            return
+        if len(batch) == 1:
+            tokens = len(examples[batch[0]].input_ids)
+            raise MemoryError(f"a sample of {tokens:,} tokens does not fit in the memory of {self.gradients.device}")
+        if self.gradients.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for half in np.array_split(batch, 2):
+            self._project(examples, half, found)
 
     def _add(self, name: str, gradient: torch.Tensor) -> None:
         if self.moments is not None:

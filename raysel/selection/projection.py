@@ -34,6 +34,10 @@ class BlockSketch:
         self.drawn: dict[str, tuple[torch.Tensor, list[int]]] = {}
         self.sums: torch.Tensor | None = None
 
+    def begin(self) -> None:
+        """Forget what was added since the last result."""
+        self.sums = None
+
     def add(self, name: str, numbers_BP: torch.Tensor) -> None:
         """Add the matrix `name`, float32, flattened for each of B samples."""
         samples, size = numbers_BP.shape

@@ -142,8 +142,9 @@ class SampleGradients:
             for name, matrix in self.matrices.items():
                 attached.callback(matrix.register_post_accumulate_grad_hook(partial(take, name)).remove)
             self._losses([example]).backward()
-        for name in self.matrices.keys() - given:
-            consume(name, torch.zeros((1, *self.matrices[name].shape), device=self.device))
+        for name, matrix in self.matrices.items():
+            if name not in given:
+                consume(name, torch.zeros((1, *matrix.shape), device=self.device))
 
     def _batch_is_its_samples_alone(self) -> bool:
         """Whether a batch gives the gradients that plain autograd does, tried on the first rows of every matrix."""

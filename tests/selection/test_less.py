@@ -156,6 +156,29 @@ def test_a_gradient_of_zero_has_a_row_of_zeros() -> None:
     assert projector.rows([]).shape == (0, 64)
 
 
+def test_a_batch_that_does_not_fit_goes_in_halves() -> None:
+    """Memory runs out halfway through the backward, for more than so many tokens."""
+    model = adapted(family("llama"))
+    projector = GradientProjector(model, seed=0, token_budget=10_000, width=64)
+    whole = projector.rows(examples())
+    asked: list[int] = []
+    room = 200
+
+    def gradient_of_block(gradient: torch.Tensor) -> None:
+        asked.append(gradient.shape[0] * gradient.shape[1])
+        if asked[-1] > room:
+            raise MemoryError
+
+    block = model.get_base_model().model.layers[1]
+    block.register_forward_hook(lambda _module, _args, out: out.register_hook(gradient_of_block) and None)
+    np.testing.assert_allclose(projector.rows(examples()), whole, atol=2e-3)
+    assert max(asked) > room
+    assert min(asked) <= room
+    room = 50
+    with pytest.raises(MemoryError, match="a sample of 70 tokens does not fit in the memory of cpu"):
+        projector.rows(examples())
+
+
 def test_a_checkpoint_of_another_model_is_refused() -> None:
     model = adapted(family("llama"), ["q_proj"])
     weights = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}

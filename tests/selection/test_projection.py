@@ -115,6 +115,8 @@ def test_it_depends_on_the_seed_and_the_names_not_on_the_order_or_the_batch() ->
 
 def test_a_result_begins_anew() -> None:
     sketch = BlockSketch(WIDTH, seed=0)
+    sketch.add("m", torch.ones(2, 500))
+    sketch.begin()
     results = []
     for samples in (2, 3):
         sketch.add("m", torch.ones(samples, 500))

@@ -58,7 +58,9 @@ def test_a_module_called_twice_adds_up() -> None:
     model.model.layers[1] = model.model.layers[0]
     with_adapters = adapted(model)
     expected = one_by_one(with_adapters, examples())
-    assert_equal(SampleGradients(with_adapters).whole(examples(), token_budget=200), expected)
+    gradients = SampleGradients(with_adapters)
+    assert gradients.batched
+    assert_equal(gradients.whole(examples(), token_budget=200), expected)
 
 
 ALONE = {
@@ -97,7 +99,9 @@ def test_samples_that_the_attention_mixes_go_one_at_a_time() -> None:
 def test_sixteen_bit_models_are_summed_in_float32() -> None:
     model = adapted(family("llama", dtype=torch.bfloat16))
     expected = one_by_one(model, examples())
-    found = SampleGradients(model).whole(examples(), token_budget=200)
+    gradients = SampleGradients(model)
+    assert gradients.batched
+    found = gradients.whole(examples(), token_budget=200)
     assert all(gradient.dtype == torch.float32 for gradient in found.values())
     assert_equal(found, expected, relative=0.1)
 
@@ -115,7 +119,9 @@ def test_every_matrix_comes_once_and_no_weight_keeps_a_gradient() -> None:
 def test_a_matrix_the_loss_does_not_depend_on_has_a_gradient_of_zero() -> None:
     model = family("llama")
     model.model.layers[2].forward = lambda states, *_, **__: states
-    found = SampleGradients(adapted(model)).whole(examples(), token_budget=200)
+    gradients = SampleGradients(adapted(model))
+    assert gradients.batched
+    found = gradients.whole(examples(), token_budget=200)
     assert {".layers.2." in name for name, gradient in found.items() if not gradient.any()} == {True}
     assert len([name for name in found if ".layers.2." in name]) == len(found) / 3
 
