@@ -33,7 +33,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
     "results": (2, "raysel.evaluation.stage:run"),
-    "report": (7, "raysel.report.stage:run"),
+    "report": (8, "raysel.report.stage:run"),
 }
 
 

@@ -89,6 +89,8 @@ def run(run: StageRun) -> StageOutput:
         )
     untrained = sum(record.summary["untrained"] for record in firsts)
     warnings = [f"{untrained:,} rows have no token to learn and no gradient"] if untrained else []
+    if not all(record.summary["batched"] for record in firsts):
+        warnings.append("gradients were taken of one sample at a time: this model's attention mixes those of a batch")
     summary = {"checkpoints": checkpoints, "pieces": len(pieces), "untrained": untrained, "warnings": warnings}
     return StageOutput(records, summary)
 
@@ -152,7 +154,7 @@ class Gradients:
         trained = [example.trained_tokens > 0 for example in examples]
         rows = rows.filter(pa.array(trained, pa.bool_()))
         learned = [example for example, is_trained in zip(examples, trained, strict=True) if is_trained]
-        summary = {"untrained": len(examples) - len(learned)}
+        summary = {"untrained": len(examples) - len(learned), "batched": self.projector.gradients.batched}
         for number, checkpoint in enumerate(self.checkpoints):
             weights, *moments = (checkpoint[kind] for kind in KINDS)
             pairs = {name: (moments[0][name], moments[1][name]) for name in weights} if self.with_moments else None
