@@ -117,6 +117,16 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def a_target_is_there(self) -> "Experiment":
+        selection = self.selection
+        if selection.methods & {"dsir", "less"} and selection.target.of == "heldout" and not self.corpus.heldout:
+            raise ValueError(
+                "selection.target.of heldout needs samples that are held out: corpus.heldout is 0; raise it, or take "
+                "the target from evaluation or files"
+            )
+        return self
+
+    @model_validator(mode="after")
     def language_is_identified_for_its_band(self) -> "Experiment":
         if self.preselect.band == "lid_clean" and "language_mismatch" not in self.corpus.audit.checks:
             raise ValueError("preselect.band lid_clean needs language_mismatch among corpus.audit.checks")
@@ -128,6 +138,9 @@ class Experiment(Section):
         selects = self.mixture.quota != "everything" or self.selection.tokens is not None
         if not selects and "method" in self.selection.model_fields_set:
             idle.append("selection.method: with mixture.quota everything the whole pool is trained on; it only ranks")
+        for name in ("compare", "stratify"):
+            if not selects and name in self.selection.model_fields_set:
+                idle.append(f"selection.{name}: with mixture.quota everything there is nothing to choose from")
         if (
             self.selection.candidates == "corpus"
             and "preselect" in self.model_fields_set

@@ -93,7 +93,9 @@ def _preflight(
 
         for decision in decisions:
             if decision.step.stage == "pool":
-                preflight(decision.step.settings["preselect"], artifacts["quota"])
+                settings = decision.step.settings
+                each_language = settings.get("fills") != "total"
+                preflight(settings["preselect"], artifacts["quota"], each_language=each_language)
 
 
 def _tell_preset(experiment: Experiment, step: Step, console: Console) -> None:

@@ -45,27 +45,28 @@ class RowBatch:
     unreadable: list[str] = field(default_factory=list)
 
 
-def find_files(path: str, *, split: str = "train") -> list[str]:
-    """Locations of the corpus's files, sorted. Raises `CorpusError` where there is nothing to read."""
+def find_files(path: str, *, split: str = "train", setting: str = "corpus.path") -> list[str]:
+    """Locations of the files at `path`, sorted. Raises `CorpusError`, which names the `setting` that gave the path,
+    where there is nothing to read."""
     filesystem, inside = open_filesystem(path)
     info = filesystem.get_file_info(inside)
     if info.type == fs.FileType.NotFound:
         if "://" not in path and _looks_like_a_dataset_name(path):
             return _download_dataset(path, split)
-        raise CorpusError(f"corpus.path {path!r}: there is no such file or folder")
+        raise CorpusError(f"{setting} {path!r}: there is no such file or folder")
     if info.type == fs.FileType.File:
         found = [inside]
         if not inside.endswith(KNOWN):
-            raise CorpusError(f"corpus.path {path!r}: only {', '.join(KNOWN)} files and folders of them are read")
+            raise CorpusError(f"{setting} {path!r}: only {', '.join(KNOWN)} files and folders of them are read")
     else:
         listing = filesystem.get_file_info(fs.FileSelector(inside, recursive=True))
         found = sorted(item.path for item in listing if item.type == fs.FileType.File and item.path.endswith(KNOWN))
         if not found:
             names = ", ".join(sorted(item.base_name for item in listing)[:5]) or "nothing"
-            raise CorpusError(f"corpus.path {path!r}: the folder holds no {', '.join(KNOWN)} file; it holds {names}")
+            raise CorpusError(f"{setting} {path!r}: the folder holds no {', '.join(KNOWN)} file; it holds {names}")
     for location in found:
         if filesystem.get_file_info(location).size == 0:
-            raise CorpusError(f"corpus file {location} is empty (0 bytes)")
+            raise CorpusError(f"{setting} {path!r}: the file {location} is empty (0 bytes)")
     return [_with_scheme(path, inside, location) for location in found]
 
 

@@ -43,6 +43,11 @@ def earlier_texts(history: str | None) -> list[str]:
     return [message["content"] for message in json.loads(history or "[]")]
 
 
+def said(prompt: str, response: str, history: str | None) -> str:
+    """All of a conversation as it stands, one message after the other."""
+    return " ".join([*earlier_texts(history), prompt, response])
+
+
 def whole_text(prompt: str, response: str, history: str | None) -> str:
     """All of a conversation, normalised, its messages apart."""
     return "\0".join(map(normalised, (*earlier_texts(history), prompt, response)))

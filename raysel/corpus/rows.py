@@ -62,11 +62,12 @@ def standardise(
     name: str,
     source: str,
     drop_empty: bool,
+    section: str = "corpus",
 ) -> tuple[pa.Table, Problems, int]:
     """The corpus table of `rows`, what is wrong with them, and how many empty ones were dropped.
 
     numbers are the rows' numbers in `location`; `source` stands in for a missing source, and `<name>:<number>` for a
-    missing `id`.
+    missing `id`. section: of the experiment file, where the settings are that say how the rows are read.
     """
     problems = Problems()
     named = {column: layout.columns.get(column, column) for column in COLUMNS}
@@ -83,7 +84,7 @@ def standardise(
         if absent:
             problems.add(
                 f"missing column {', '.join(map(repr, absent))} (found: {', '.join(sorted(map(str, row)))}; "
-                "map them with corpus.columns, or name a corpus.preset)",
+                f"map them with {section}.columns, or name a {section}.preset)",
                 where,
             )
             continue
@@ -107,9 +108,8 @@ def standardise(
             if drop_empty:
                 dropped += 1
             else:
-                problems.add(
-                    "empty prompt or response, or earlier message (corpus.empty: drop leaves such rows out)", where
-                )
+                remedy = " (corpus.empty: drop leaves such rows out)" if section == "corpus" else ""
+                problems.add(f"empty prompt or response, or earlier message{remedy}", where)
             continue
         try:
             code = normalise(lang or "")

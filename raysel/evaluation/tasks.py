@@ -62,6 +62,25 @@ def leaf_files(settings: EvaluationSettings) -> list[str]:
     return sorted({file for task in load_tasks(settings) for file in task.files})
 
 
+def development_tasks(settings: EvaluationSettings) -> list[EvalTask]:
+    """Those of the chosen tasks that have a `validation_split`. `TaskError` where none has."""
+    chosen = [task for task in load_tasks(settings) if task.config.get("validation_split")]
+    if not chosen:
+        raise TaskError(f"none of the tasks in {settings.tasks} has development items (a validation_split)")
+    return chosen
+
+
+def development_files(settings: EvaluationSettings) -> list[str]:
+    """The task files of `development_tasks`, what they include, and the data of their validation splits, sorted."""
+    files: set[str] = set()
+    for task in development_tasks(settings):
+        data = (task.config.get("dataset_kwargs") or {}).get("data_files") or {}
+        own = data.get(task.config["validation_split"], [])
+        elsewhere = {file for split in data.values() for file in split} - set(own)
+        files |= set(task.files) - elsewhere
+    return sorted(files)
+
+
 def load_tasks(settings: EvaluationSettings) -> list[EvalTask]:
     """The chosen tasks, sorted by name, ready for lm-eval: data files absolute, the wanted split the one it scores.
 

@@ -1,8 +1,8 @@
 """How many rows of each language are trained on, and in what order."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from raysel.settings import Section
 
@@ -33,7 +33,7 @@ class MixtureSettings(Section):
     """
 
     quota: Quota = "everything"
-    total: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = None
+    total: int | float | None = None
     temperature: float | None = Field(None, gt=0)
     counts: dict[str, NonNegativeInt | dict[str, NonNegativeInt]] = {}
     pivot: str = "en"
@@ -43,6 +43,15 @@ class MixtureSettings(Section):
     unseen: list[str] = []
     parallel: bool = False
     shortfall: Literal["refuse", "take_all", "repeat"] = "refuse"
+
+    @field_validator("total")
+    @classmethod
+    def rows_or_a_share(cls, total: int | float | None) -> int | float | None:
+        if isinstance(total, float) and not 0 < total <= 1:
+            raise ValueError("a share of the corpus is above 0 and at most 1.0; rows are a whole number, as 500")
+        if isinstance(total, int) and total < 1:
+            raise ValueError("at least 1 row, or a share of the corpus between 0 and 1, as 0.05")
+        return total
 
     @model_validator(mode="after")
     def quota_has_what_it_needs(self) -> "MixtureSettings":

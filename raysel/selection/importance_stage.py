@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysel.corpus.plain_text import earlier_texts
+from raysel.corpus.plain_text import said
 from raysel.selection import dsir
 from raysel.selection.selector import SelectorError
 from raysel.selection.settings import DsirSettings
@@ -32,25 +32,29 @@ def run(run: StageRun) -> StageOutput:
     corpus, attempt = run.inputs["corpus"], run.attempt
     inputs = {name: run.inputs[name] for name in ("corpus", "pool", "target")}
     targets = _targets(settings, inputs["pool"], inputs["target"])
-    shards = corpus.shards("corpus")
+    shards = range(len(corpus.shards("corpus")))
     finished = attempt.finished()
     with run.progress.track(2 * len(shards), "shards") as tracker:
-        for table, task in (("counts", hash_shard), ("importance", weigh_shard)):
-            todo = [index for index in range(len(shards)) if (table, index) not in finished]
-            tracker.advance(len(shards) - len(todo))
-            if table == "importance" and ("log_ratio", 0) not in finished:
-                run.cluster.run_task(compare_counts, len(shards), targets, settings, inputs, attempt)
-            for _ in run.cluster.map_tasks(task, [(i, targets, settings, inputs, attempt) for i in todo]):
+
+        def each(task: Any, items: list[tuple[Any, ...]]) -> dict[tuple[str, int], ShardRecord]:
+            tracker.advance(len(shards) - len(items))
+            for _ in run.cluster.map_tasks(task, items):
                 tracker.advance(1)
+            return attempt.finished()
+
+        todo = [(i, targets, settings, inputs, attempt) for i in shards if ("counts", i) not in finished]
+        finished = each(hash_shard, todo)
+        if ("log_ratio", 0) not in finished:
+            counts = [finished["counts", i] for i in shards]
+            run.cluster.run_task(compare_counts, counts, targets, settings, inputs["target"], attempt)
             finished = attempt.finished()
-    records = [finished["importance", i] for i in range(len(shards))]
+        ratios = finished["log_ratio", 0]
+        left = [i for i in shards if ("importance", i) not in finished]
+        weighed = [(i, targets, settings, finished["hashed", i], ratios, attempt) for i in left]
+        finished = each(weigh_shard, weighed)
+    records = [finished["importance", i] for i in shards]
     summary = run.cluster.run_task(summarise, records, attempt)
     return StageOutput([*records, finished["raw", 0], finished["target", 0]], summary)
-
-
-def said(row: dict[str, Any]) -> str:
-    """All that is said in a sample, one turn after the other."""
-    return " ".join([*earlier_texts(row["history"]), row["prompt"], row["response"]])
 
 
 def _targets(settings: DsirSettings, pool: Artifact, target: Artifact) -> list[str]:
@@ -83,12 +87,13 @@ def hash_shard(
 
 
 def compare_counts(
-    shards: int, targets: list[str], settings: DsirSettings, inputs: dict[str, Artifact], attempt: Attempt
+    counts: list[ShardRecord], targets: list[str], settings: DsirSettings, target: Artifact, attempt: Attempt
 ) -> None:
     """Ray task: log target share less log raw share of every bucket, by target, float64 (G, buckets)."""
-    finished = attempt.finished()
-    raw = np.sum([attempt.read_array(finished["counts", index]) for index in range(shards)], axis=0)
-    rows = inputs["target"].read("target", ["id", "lang", "prompt", "response", "history"])
+    raw = np.zeros((len(targets), settings.buckets), dtype=np.int64)
+    for record in counts:
+        raw += attempt.read_array(record)
+    rows = target.read("target", ["id", "lang", "prompt", "response", "history"])
     wanted = _counts(rows, *_hashed(rows, settings), targets, settings)
     ratios = []
     for lang, own_raw, own_target in zip(targets, raw, wanted, strict=True):
@@ -102,17 +107,19 @@ def compare_counts(
 
 
 def weigh_shard(
-    index: int, targets: list[str], settings: DsirSettings, inputs: dict[str, Artifact], attempt: Attempt
+    index: int,
+    targets: list[str],
+    settings: DsirSettings,
+    hashed: ShardRecord,
+    log_ratio: ShardRecord,
+    attempt: Attempt,
 ) -> None:
     """Ray task: the log weights of one shard's rows, but for those with fewer than min_tokens tokens."""
-    finished = attempt.finished()
-    table = attempt.read_table(finished["hashed", index])
-    log_ratio = attempt.read_array(finished["log_ratio", 0])
+    table = attempt.read_table(hashed)
     ngrams = table["ngrams"].combine_chunks()
-    offsets, hashed = ngrams.offsets.to_numpy(), ngrams.values.to_numpy()
-    scores = np.zeros(table.num_rows)
-    for group, rows in _rows_by_target(table, targets):
-        scores[rows] = dsir.weights(hashed, offsets, log_ratio[group])[rows]
+    offsets = ngrams.offsets.to_numpy()
+    own = _own_buckets(table, ngrams.values.to_numpy(), offsets, targets, settings)
+    scores = dsir.weights(own, offsets, attempt.read_array(log_ratio).ravel())
     long_enough = dsir.tokens_of(offsets) >= settings.min_tokens
     columns = [table["id"], table["lang"], pa.array(scores)]
     weighed = pa.table(columns, schema=ROW_SCORES).filter(pa.array(long_enough))
@@ -130,24 +137,27 @@ def summarise(records: list[ShardRecord], attempt: Attempt) -> dict[str, Any]:
 
 
 def _hashed(rows: pa.Table, settings: DsirSettings) -> tuple[np.ndarray, np.ndarray]:
-    texts = [said(row) for row in rows.select(["prompt", "response", "history"]).to_pylist()]
+    texts = [said(**row) for row in rows.select(["prompt", "response", "history"]).to_pylist()]
     return dsir.hashed_ngrams(texts, tokenizer=settings.tokenizer, buckets=settings.buckets)
 
 
 def _counts(
     rows: pa.Table, hashed: np.ndarray, offsets: np.ndarray, targets: list[str], settings: DsirSettings
 ) -> np.ndarray:
-    counts = np.zeros((len(targets), settings.buckets), dtype=np.int64)
-    for group, chosen in _rows_by_target(rows, targets):
-        lengths = np.diff(offsets)
-        own = np.repeat(chosen, lengths)
-        counts[group] = dsir.count(hashed[own], settings.buckets)
-    return counts
+    own = _own_buckets(rows, hashed, offsets, targets, settings)
+    return dsir.count(own, len(targets) * settings.buckets).reshape(len(targets), settings.buckets)
 
 
-def _rows_by_target(rows: pa.Table, targets: list[str]) -> list[tuple[int, np.ndarray]]:
-    """(number of the target, mask of the rows that go by it)."""
+def _own_buckets(
+    rows: pa.Table, hashed: np.ndarray, offsets: np.ndarray, targets: list[str], settings: DsirSettings
+) -> np.ndarray:
+    """The buckets of n-grams, int64 (M,), where each target has buckets of its own, one target's after another's.
+
+    N-grams of a language that has no target are left out; only a target's own texts can be in one.
+    """
     if targets == [EVERY]:
-        return [(0, np.ones(rows.num_rows, dtype=bool))]
-    langs = np.array(rows["lang"].to_pylist(), dtype=object)
-    return [(group, langs == lang) for group, lang in enumerate(targets)]
+        return hashed.astype(np.int64)
+    number = {lang: group for group, lang in enumerate(targets)}
+    group_of = np.array([number.get(lang, -1) for lang in rows["lang"].to_pylist()], dtype=np.int64)
+    groups = np.repeat(group_of, np.diff(offsets))
+    return (groups * settings.buckets + hashed)[groups >= 0]

@@ -20,7 +20,8 @@ class SelectorError(UserError):
 
 @dataclass(frozen=True)
 class Candidates:
-    """The rows that a selector may choose from: those of one language of the pool (or of all), sorted by id.
+    """The rows that a selector may choose from: those of one language (and task) of the pool, or of all, sorted
+    by id.
 
     ids and langs: (N,). What else is known of them is read when it is asked for.
     """
@@ -78,7 +79,7 @@ def _class(name: str) -> type:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise SelectorError(
             f"selection.method {name!r}: {error}; give package.module:Class of an installed package"
         ) from error
@@ -91,9 +92,13 @@ def chosen_by(
     selector: Selector, name: str, candidates: Candidates, count: int, *, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """What `selector` chose, checked: `count` distinct indices below N and as many scores. Raises `SelectorError`."""
-    rows, scores = selector.select(candidates, count, seed=seed)
-    indices, values = np.asarray(rows), np.asarray(scores, dtype=np.float64)
     where = f"selection.method {name}, asked for {count:,} of {len(candidates):,} rows,"
+    chosen = selector.select(candidates, count, seed=seed)
+    try:
+        rows, scores = chosen
+        indices, values = np.asarray(rows), np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise SelectorError(f"{where} gave no pair of indices and scores: {error}") from error
     if indices.shape != (count,) or values.shape != (count,):
         raise SelectorError(f"{where} gave indices of shape {indices.shape} and scores of shape {values.shape}")
     if count and not np.issubdtype(indices.dtype, np.integer):

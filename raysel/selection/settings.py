@@ -1,8 +1,8 @@
 """Which selector fills the quota from the pool, and what it goes by."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from raysel.corpus.settings import COLUMNS
 from raysel.settings import Section, execution
@@ -57,7 +57,7 @@ class DsirSettings(Section):
     """
 
     tokenizer: Literal["unicode", "characters", "wordpunct"] = "unicode"
-    buckets: int = Field(10_000, ge=2, le=1 << 24)
+    buckets: int = Field(10_000, ge=2, le=1 << 20)
     target: Literal["all", "lang"] = "all"
     sampling: Literal["gumbel", "top"] = "gumbel"
     min_tokens: int = Field(0, ge=0)
@@ -96,7 +96,7 @@ class SelectionSettings(Section):
     kmc: KmcSettings = KmcSettings()
     dsir: DsirSettings = DsirSettings()
     less: LessSettings = LessSettings()
-    settings: dict[str, Any] = {}
+    settings: dict[str, JsonValue] = {}
     compare: list[Literal["random", "kmc", "dsir", "less"]] = []
 
     @property

@@ -10,17 +10,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raysel.apportionment import largest_remainder
+from raysel.corpus.plain_text import said
 from raysel.mixture.quota import cell_name
 from raysel.seeding import draw
 from raysel.selection import dsir, kmc, kmc_stage, random
-from raysel.selection.importance_stage import said
+from raysel.selection.budget import fitting
 from raysel.selection.selector import Candidates, SelectorError, chosen_by, load_selector
 from raysel.selection.settings import SelectionSettings
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import CHOSEN
 
-# What the selectors that judge each row on its own are given: the artifact, its table, what gives a row no score.
+# What the selectors that judge each row on its own go by: the artifact and its table, and what gives a row no score.
 SCORED_BY = {
     "dsir": ("importance", "selection.dsir.min_tokens"),
     "less": ("influence", "selection.less.warmup.max_tokens"),
@@ -57,7 +58,7 @@ def run(run: StageRun) -> StageOutput:
     The summary has languages (rows) and, with DSIR, kl_reduction (nats).
     """
     settings: SelectionSettings = run.settings["selection"]
-    wanted = _cells(settings, dict(run.inputs))
+    wanted = _cells(run)
     finished = run.attempt.finished()
     todo = [index for index in range(len(wanted)) if ("subset", index) not in finished]
     given = (settings, run.settings["seed"], dict(run.inputs), run.attempt)
@@ -70,30 +71,61 @@ def run(run: StageRun) -> StageOutput:
     languages: Counter[str] = Counter()
     for record in records:
         languages.update(record.summary["languages"])
+    if not languages:
+        raise SelectorError(
+            f"no row fits its language's share of selection.tokens {settings.tokens}: raise it, or lower the number of "
+            "languages"
+        )
     summary: dict[str, Any] = {"languages": dict(sorted(languages.items()))}
+    if empty := [cell.name for cell, record in zip(wanted, records, strict=True) if not record.rows]:
+        summary["warnings"] = [f"no row fits the share of selection.tokens of {'; '.join(empty)}"]
     if settings.method == "dsir":
-        found = run.cluster.run_task(measure_kl_reduction, records, settings, dict(run.inputs), run.attempt)
-        summary["kl_reduction"] = found
+        measured = (settings, run.settings["seed"], dict(run.inputs), run.attempt)
+        summary["kl_reduction"] = run.cluster.run_task(measure_kl_reduction, records, *measured)
     return StageOutput(records, summary)
 
 
-def _cells(settings: SelectionSettings, inputs: dict[str, Artifact]) -> list[Cell]:
+def _cells(run: StageRun) -> list[Cell]:
     """What is chosen, cell by cell, from what the pool has. `SelectorError` where it cannot give that."""
-    pool, quota = inputs["pool"].summary, inputs["quota"].summary
+    settings: SelectionSettings = run.settings["selection"]
+    pool, quota = run.inputs["pool"].summary, run.inputs["quota"].summary
     in_pool = {(lang, task): count for lang, task, count in pool["cells"] if count}
+    asked = {(lang, task): count for lang, task, count, _ in quota["cells"]}
+    there = {cell: in_pool[cell] for cell in sorted(asked, key=str) if cell in in_pool}
     # What a count asks for beyond the pool is repeated or done without (mixture.shortfall), or was refused before.
-    taken = {
-        (lang, task): min(count, in_pool[lang, task]) if quota["binding"] else in_pool[lang, task]
-        for lang, task, count, _ in quota["cells"]
-        if (lang, task) in in_pool
-    }
-    budgets: dict[tuple[str, str | None], int] = {}
+    taken = {cell: min(asked[cell], rows) for cell, rows in there.items()} if quota["binding"] else there
     if settings.tokens is not None:
-        budgets = largest_remainder({(lang, task): n for lang, task, _, n in quota["cells"]}, settings.tokens)
-    cells = [Cell(*cell, count, budgets.get(cell)) for cell, count in sorted(taken.items(), key=str) if count]
-    if settings.stratify == "none" and cells:
-        return [Cell(None, None, sum(cell.count for cell in cells), settings.tokens)]
-    return cells
+        tokens = dict(run.cluster.run_task(count_tokens, settings.method, dict(run.inputs), list(there)))
+        if sum(tokens.values()) < settings.tokens:
+            raise SelectorError(
+                f"selection.tokens {settings.tokens:,} is more than the {sum(tokens.values()):,} tokens of the "
+                f"{sum(there.values()):,} rows that may be chosen; raise preselect.rho, or lower selection.tokens"
+            )
+        if settings.stratify == "none":
+            return [Cell(None, None, sum(there.values()), settings.tokens)]
+        shares = largest_remainder({cell: n for cell, n in tokens.items() if n}, settings.tokens)
+        return [Cell(lang, task, there[lang, task], share) for (lang, task), share in shares.items()]
+    if settings.stratify == "none":
+        total, rows = sum(asked.values()) if quota["binding"] else sum(there.values()), sum(there.values())
+        if total > rows and quota["shortfall"] == "refuse":
+            raise SelectorError(f"{total:,} rows are to be chosen, and the pool has {rows:,}: raise preselect.rho")
+        return [Cell(None, None, min(total, rows))] if rows else []
+    return [Cell(*cell, count) for cell, count in taken.items() if count]
+
+
+def count_tokens(
+    method: str, inputs: dict[str, Artifact], cells: list[tuple[str, str | None]]
+) -> list[tuple[tuple[str, str | None], int]]:
+    """Ray task: the tokens of each cell's rows that may be chosen: the pool's, with a score where one is needed."""
+    pool = inputs["pool"].read("pool", ["id", "lang", "task"])
+    if method in SCORED_BY:
+        name, _ = SCORED_BY[method]
+        pool = pool.filter(pc.is_in(pool["id"], value_set=inputs[name].read(name, ["id"])["id"].combine_chunks()))
+    lengths = _column(inputs["vectors"], "vectors", "n_tokens", pool["id"])
+    totals = dict.fromkeys(cells, 0)
+    for lang, task, length in zip(pool["lang"].to_pylist(), pool["task"].to_pylist(), lengths.tolist(), strict=True):
+        totals[lang, task] += length
+    return list(totals.items())
 
 
 def _clustered_on_all(run: StageRun, cell: Cell) -> tuple[list[str], NDArray[np.float64]] | None:
@@ -134,8 +166,8 @@ def write_subset(
     else:
         rows, scores = _choose(cell, settings, pool, lengths, _seed_of(cell, seed), inputs)
     if lengths is not None and cell.tokens is not None:
-        fitting = np.searchsorted(np.cumsum(lengths[rows]), cell.tokens, side="right")
-        rows, scores = rows[:fitting], scores[:fitting]
+        places = fitting(lengths[rows], cell.tokens)
+        rows, scores = rows[places], scores[places]
     chosen = pool.take(pa.array(rows))
     langs = chosen["lang"].to_pylist()
     seen: Counter[str] = Counter()
@@ -164,19 +196,14 @@ def _choose(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Rows of `pool`, the first choice first, and their scores."""
     count = cell.count
-    if lengths is not None and cell.tokens is not None:
-        if lengths.sum() < cell.tokens:
-            raise SelectorError(
-                f"{cell.name}: its share of selection.tokens {settings.tokens:,} is {cell.tokens:,} tokens, and the "
-                f"pool's {len(lengths):,} rows have {lengths.sum():,}; raise preselect.rho or lower selection.tokens"
-            )
+    if lengths is not None and cell.tokens is not None and settings.method == "kmc":
         # k-means needs the number beforehand; whatever ranks its rows ranks them all.
-        count = min(count, int(cell.tokens / lengths.mean())) if settings.method == "kmc" else count
+        count = min(count, round(cell.tokens / lengths.mean()))
     match settings.method:
         case "random":
             return random.select(pool.num_rows, count, seed=seed), np.zeros(count)
         case "kmc":
-            vectors = _vectors(inputs["vectors"], pool["id"], cell.lang)
+            vectors = _vectors(inputs["vectors"], pool["id"])
             if settings.kmc.clusters is None:
                 rows, distances = kmc.select_with_distances(vectors, count, seed=seed)
             else:
@@ -189,7 +216,7 @@ def _choose(
         ids=pool["id"].to_pylist(),
         langs=pool["lang"].to_pylist(),
         read_texts=lambda: _texts(inputs["corpus"], pool["id"]),
-        read_vectors=lambda: _vectors(inputs["vectors"], pool["id"], cell.lang),
+        read_vectors=lambda: _vectors(inputs["vectors"], pool["id"]),
         read_separability=lambda: _column(inputs["scores"], "scores", "separability", pool["id"]),
     )
     return chosen_by(selector, settings.method, candidates, count, seed=seed)
@@ -217,19 +244,22 @@ def _by_score(
 
 
 def measure_kl_reduction(
-    records: list[ShardRecord], settings: SelectionSettings, inputs: dict[str, Artifact], attempt: Attempt
-) -> float:
-    """Ray task: by how many nats the chosen rows' n-grams are nearer to the target's than those of all candidates."""
+    records: list[ShardRecord], settings: SelectionSettings, seed: int, inputs: dict[str, Artifact], attempt: Attempt
+) -> float | None:
+    """Ray task: by how many nats the chosen rows' n-grams are nearer to the target's than those of a random choice of
+    as many; None where what was chosen has none."""
     importance, how = inputs["importance"], settings.dsir
     [raw, target] = (importance.read_array(shard) for name in ("raw", "target") for shard in importance.shards(name))
     chosen = np.zeros(how.buckets, dtype=np.int64)
     for record in records:
         ids = attempt.read_table(record, ["id"])["id"]
         columns = ["prompt", "response", "history"]
-        rows = inputs["corpus"].read("corpus", columns, filters=pc.field("id").isin(ids))
-        texts = [said(row) for row in rows.to_pylist()]
+        rows = inputs["corpus"].read("corpus", columns, filters=pc.field("id").isin(ids.combine_chunks()))
+        texts = [said(**row) for row in rows.to_pylist()]
         chosen += dsir.count(dsir.hashed_ngrams(texts, tokenizer=how.tokenizer, buckets=how.buckets)[0], how.buckets)
-    at_random = np.random.default_rng(0).multinomial(chosen.sum(), raw / raw.sum())
+    if not chosen.any():
+        return None
+    at_random = np.random.default_rng(seed).multinomial(chosen.sum(), raw / raw.sum())
     return dsir.kl_reduction(target, at_random, chosen)
 
 
@@ -245,9 +275,18 @@ def _texts(corpus: Artifact, ids: pa.ChunkedArray) -> list[tuple[str, str]]:
     return list(zip(found["prompt"].to_pylist(), found["response"].to_pylist(), strict=True))
 
 
-def _vectors(vectors: Artifact, ids: pa.ChunkedArray, lang: str | None) -> np.ndarray:
-    """(n, d) vectors of the rows, in their order."""
-    table = vectors.read("vectors", ["id", "vector"], filters=None if lang is None else pc.field("lang") == lang)
-    rows = pc.index_in(ids, value_set=table["id"].combine_chunks()).to_numpy()
-    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in table["vector"].chunks])
-    return flat.reshape(-1, vectors.summary["width"])[rows]
+def _vectors(vectors: Artifact, ids: pa.ChunkedArray) -> np.ndarray:
+    """(n, d) vectors of the rows, in their order, read shard by shard."""
+    wanted = ids.combine_chunks()
+    found: np.ndarray | None = None
+    for shard in vectors.shards("vectors"):
+        table = vectors.read_shard(shard, ["id", "vector"])
+        places = pc.index_in(table["id"], value_set=wanted)
+        table, places = table.filter(places.is_valid()), places.drop_null().to_numpy()
+        column = table["vector"].combine_chunks()
+        rows = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+        if found is None:
+            found = np.empty((len(wanted), rows.shape[1]), dtype=rows.dtype)
+        found[places] = rows
+    assert found is not None
+    return found

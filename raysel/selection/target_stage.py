@@ -9,7 +9,7 @@ from raysel.corpus.files import CorpusError, SourcePart, read_batches, split_int
 from raysel.corpus.presets import Layout
 from raysel.corpus.rows import Problems, standardise
 from raysel.evaluation.settings import EvaluationSettings
-from raysel.evaluation.tasks import load_tasks
+from raysel.evaluation.tasks import development_tasks
 from raysel.seeding import draw
 from raysel.selection.selector import SelectorError
 from raysel.selection.settings import TargetSettings
@@ -22,8 +22,9 @@ BATCH_ROWS = 2048
 
 
 def run(run: StageRun) -> StageOutput:
-    """Write table `target`, sorted by subtask and id. settings: `target`, `seed`; inputs: `corpus` for what is held
-    out; `evaluation` (settings) for development items; `files` and `layout` for the user's own."""
+    """Write table `target`, sorted by subtask and id. settings: `target`, `seed` and `unseen` (languages left
+    out); for what is held out the input `corpus`, for development items `evaluation`, for the user's own `files` and
+    `layout`."""
     record = run.cluster.run_task(write_target, dict(run.settings), run.inputs.get("corpus"), run.attempt)
     return StageOutput([record], record.summary)
 
@@ -38,7 +39,8 @@ def write_target(given: dict[str, Any], corpus: Artifact | None, attempt: Attemp
     else:
         samples = _from_files(given["files"], given["layout"])
     by_subtask: dict[str, list[dict[str, Any]]] = {}
-    for sample in samples:
+    unseen = given.get("unseen", [])
+    for sample in (sample for sample in samples if sample["lang"] not in unseen):
         subtask = sample[target.subtask]
         if subtask is None:
             raise SelectorError(
@@ -48,8 +50,8 @@ def write_target(given: dict[str, Any], corpus: Artifact | None, attempt: Attemp
         by_subtask.setdefault(subtask, []).append(sample)
     if not by_subtask:
         why = {
-            "heldout": "nothing is held out of the corpus (corpus.heldout)",
-            "evaluation": "the development split of the tasks is empty",
+            "heldout": "nothing is held out of the corpus (corpus.heldout) in languages that are trained on",
+            "evaluation": "the tasks have no development item in languages that are trained on",
             "files": f"{target.path} has no row",
         }
         raise SelectorError(f"selection.target is empty: {why[target.of]}")
@@ -72,7 +74,7 @@ def _heldout(corpus: Artifact) -> Iterator[dict[str, Any]]:
 def _development_items(settings: EvaluationSettings) -> Iterator[dict[str, Any]]:
     from raysel.evaluation.development import development_items
 
-    for task in load_tasks(settings):
+    for task in development_tasks(settings):
         for number, (prompt, response) in enumerate(development_items(task)):
             said = {"prompt": prompt, "response": response, "history": None}
             yield {"id": f"{task.name}:{number}", "lang": task.lang, "task": task.name, "source": task.name, **said}
@@ -99,6 +101,7 @@ def _rows_of(part: SourcePart, layout: Layout, problems: Problems) -> Iterator[d
                 name=part.name,
                 source=part.name,
                 drop_empty=False,
+                section="selection.target",
             )
             problems.merge(wrong)
             yield from rows.select(COLUMNS).to_pylist()

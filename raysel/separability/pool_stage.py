@@ -17,15 +17,23 @@ from raysel.tables import CHOSEN
 POOL = CHOSEN.append(pa.field("task", pa.string()))
 
 
-def preflight(settings: PreselectSettings, quota: Artifact) -> None:
-    """Raise `PoolError`, before anything is embedded, where the pool is empty or cannot fill the quota."""
+def preflight(settings: PreselectSettings, quota: Artifact, *, each_language: bool = True) -> None:
+    """Raise `PoolError`, before anything is embedded, where the pool is empty or cannot fill the quota: the count of
+    each language (and task), or their total only."""
     counts, available = _by_cell(quota)
     sizes = pool_sizes(available, **_how_many(settings, quota))
     if not any(sizes.values()):
         rows = sum(available.values())
         raise PoolError(f"the pool is empty: round({rows:,} rows x rho {settings.rho:g}) = 0; raise preselect.rho")
-    if _must_be_filled(quota):
+    if not _must_be_filled(quota):
+        return
+    if each_language:
         refuse_small_pool(counts, sizes, available, rho=settings.rho, minimum=settings.minimum)
+    elif sum(counts.values()) > sum(sizes.values()):
+        raise PoolError(
+            f"the quota asks for {sum(counts.values()):,} rows in all, and the pool has {sum(sizes.values()):,} of "
+            f"{sum(available.values()):,}; raise preselect.rho"
+        )
 
 
 def _by_cell(quota: Artifact) -> tuple[dict[str, int], dict[str, int]]:
@@ -48,9 +56,10 @@ def _how_many(settings: PreselectSettings, quota: Artifact) -> dict[str, Any]:
 def run(run: StageRun) -> StageOutput:
     settings: PreselectSettings = run.settings["preselect"]
     quota = run.inputs["quota"]
-    preflight(settings, quota)
+    each_language = run.settings.get("fills") != "total"
+    preflight(settings, quota, each_language=each_language)
     beside = {name: run.inputs[name] for name in ("vectors", "audit", "corpus") if name in run.inputs}
-    arguments = (run.inputs["scores"], quota, beside, settings, run.settings["seed"])
+    arguments = (run.inputs["scores"], quota, beside, settings, run.settings["seed"], each_language)
     record = run.cluster.run_task(write_pool, *arguments, run.attempt)
     return StageOutput([record], record.summary)
 
@@ -61,6 +70,7 @@ def write_pool(
     beside: dict[str, Artifact],
     settings: PreselectSettings,
     seed: int,
+    each_language: bool,
     attempt: Attempt,
 ) -> ShardRecord:
     """Ray task: rank and cut each cluster; rank counts from 0 within each language.
@@ -97,7 +107,7 @@ def write_pool(
         ranks.append(counts[lang])
         counts[lang] += 1
     in_cells = Counter((langs[row[identity]], tasks[row[identity]]) for identity in chosen)
-    if _must_be_filled(quota):
+    if each_language and _must_be_filled(quota):
         in_pool = {cell_name(*cell): count for cell, count in in_cells.items()}
         refuse_small_pool(_by_cell(quota)[0], in_pool, _by_cell(quota)[1], rho=settings.rho, minimum=settings.minimum)
     written = {

@@ -89,11 +89,11 @@ class SelectionLine:
         self.made[name] = attempt.publish(output.records, settings={}, inputs={}, version=1, summary=output.summary)
         return self.made[name]
 
-    def pool(self, rho: float = 1.0, **mixture: Any) -> Artifact:
+    def pool(self, rho: float = 1.0, fills: str = "each", **mixture: Any) -> Artifact:
         given = {"languages": LanguagesSettings(), "mixture": MixtureSettings(**mixture)}
         self.run("quota", quota_stage, given, {"corpus": "corpus"})
         names = {name: name for name in ("scores", "quota", "corpus")}
-        return self.run("pool", pool_stage, {"preselect": PreselectSettings(rho=rho)}, names)
+        return self.run("pool", pool_stage, {"preselect": PreselectSettings(rho=rho), "fills": fills}, names)
 
     def target(self, **target: Any) -> Artifact:
         settings = SelectionSettings(target=target).target

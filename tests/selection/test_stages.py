@@ -15,6 +15,7 @@ from raysel.evaluation.tasks import TaskError, load_tasks
 from raysel.selection import dsir, importance_stage, kmc_stage, target_stage
 from raysel.selection.selector import SelectorError, load_selector
 from raysel.selection.settings import SelectionSettings
+from raysel.separability.preselect import PoolError
 from tests.evaluation.task_folder import write_choice_tasks
 from tests.selection.line import HELDOUT, LANGS, SelectionLine
 
@@ -143,17 +144,61 @@ def test_a_budget_in_tokens_is_filled_and_not_passed(line: SelectionLine, method
     assert spent <= total // 4
     # k-means needs the number of rows beforehand, and takes as many as fit at their mean length.
     assert spent > total // 4 - len(LANGS) * longest or method == "kmc"
+    # In proportion to what the languages have.
+    for lang in LANGS if method != "kmc" else ():
+        there = sum(n for i, n in line.tokens.items() if line.rows[i]["lang"] == lang)
+        own = sum(line.tokens[row["id"]] for row in chosen if row["lang"] == lang)
+        assert there // 4 - longest < own <= there // 4 + 1
     assert set(by_lang(chosen)) == set(LANGS)
 
 
 def test_a_pool_smaller_than_the_budget_is_refused_with_the_arithmetic(line: SelectionLine) -> None:
     line.pool(rho=0.1)
-    with pytest.raises(SelectorError, match=r"share of selection.tokens .* and the pool's .* rows have"):
+    with pytest.raises(
+        SelectorError, match=r"selection\.tokens .* is more than the .* tokens of the .* rows that may be chosen"
+    ):
         line.subset(tokens=sum(line.tokens.values()) // 2)
     line.target()
     line.importance(min_tokens=100_000)
     with pytest.raises(SelectorError, match=r"selection\.dsir\.min_tokens leaves the others out"):
         line.subset(method="dsir")
+
+
+def test_a_budget_in_tokens_that_few_rows_fit(line: SelectionLine) -> None:
+    line.pool()
+    line.target()
+    line.importance(min_tokens=60)
+    scored = line.made["importance"].read("importance").to_pylist()
+    there = sum(line.tokens[row["id"]] for row in scored)
+    with pytest.raises(SelectorError, match=f"more than the {there:,} tokens of the"):
+        line.subset(method="dsir", stratify="none", tokens=there + 1)
+    assert len(line.subset(method="dsir", stratify="none", tokens=there)) == len(scored)
+    # Chinese says the same in fewer characters: there alone something fits.
+    shortest = min(line.tokens.values())
+    tokens = (
+        shortest
+        * sum(line.tokens.values())
+        // sum(
+            n
+            for i, n in line.tokens.items()
+            if line.rows[i]["lang"] == line.rows[min(line.tokens, key=line.tokens.get)]["lang"]
+        )
+        + 1
+    )
+    chosen = line.subset(tokens=tokens)
+    assert sum(line.tokens[row["id"]] for row in chosen) <= tokens
+    assert "no row fits the share of selection.tokens of" in line.made["subset"].summary["warnings"][0]
+    with pytest.raises(SelectorError, match="no row fits its language's share"):
+        line.subset(tokens=2)
+
+
+def test_without_strata_a_language_may_have_less_than_its_share(line: SelectionLine) -> None:
+    with pytest.raises(PoolError, match="raise preselect.rho"):
+        line.pool(rho=0.2, quota="counts", counts={"en": 20, "sw": 1})
+    line.pool(rho=0.6, fills="total", quota="counts", counts={"en": 30, "sw": 1})
+    assert sum(by_lang(line.subset(stratify="none")).values()) == 31
+    with pytest.raises(PoolError, match="asks for 60 rows in all"):
+        line.pool(rho=0.1, fills="total", quota="counts", counts={"en": 30, "sw": 30})
 
 
 def test_clusters_with_a_quota_of_their_own(line: SelectionLine) -> None:
