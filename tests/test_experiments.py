@@ -23,7 +23,10 @@ def test_the_demo_uses_every_stage(tmp_path: Path) -> None:
     experiment = load_experiment(REPOSITORY / "experiments" / "demo.yaml", [f"storage={tmp_path}"])
     steps = expand(experiment, Store(experiment.storage))
     # Nothing is dropped there, so nothing needs to be cleaned.
-    assert {step.stage for step in steps} == set(STAGES) - {"clean"}
+    of_selectors = {"target", "importance", "warmup", "gradients", "influence"}
+    assert {step.stage for step in steps} == set(STAGES) - {"clean"} - of_selectors
+    beside = load_experiment(REPOSITORY / "experiments" / "selectors.yaml", [f"storage={tmp_path}"])
+    assert {step.stage for step in expand(beside, Store(beside.storage))} == set(STAGES) - {"clean"}
     assert len({step.fingerprint for step in steps}) == len(steps)
 
 
