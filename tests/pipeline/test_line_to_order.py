@@ -192,11 +192,10 @@ def test_one_worker_and_two_give_the_same_bits(ray_address: str, experiment: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_in_every_stage_it_carries_on_to_the_same_result(ray_address: str, experiment: Path, seed: int) -> None:
+def test_killed_in_every_stage_it_carries_on_to_the_same_result(ray_address: str, experiment: Path) -> None:
     undisturbed = f"storage={experiment.parent}/undisturbed"
     run_experiment(load_experiment(experiment, [undisturbed]), until="order")
-    rng = random.Random(seed)
+    rng = random.Random(0)
     command = [sys.executable, "-m", "raysel.cli", "run", str(experiment), "--until", "order"]
     store = Store(str(experiment.parent / "store"))
     kills = 0
