@@ -1,11 +1,12 @@
 """KMC: k-means over the vectors, and of each cluster the member closest to its centroid.
 
 Read as kM-Closest of "Diversify and Conquer" (arXiv 2409.11378); LangGPS names the method without saying more.
-`select_by_quota` is that paper's kMQ. Where the rows do not fit in one process, `start_centroids`, `lloyd` over the
-`partial_sums` of shards, the `nearest` rows of each shard and `take_distinct` do the same piece by piece.
+`select_by_quota` is that paper's kMQ. Where the rows do not fit in one process, `start_centroids`, `improved` by the
+`partial_sums` of shards, and the `nearest` rows of each shard with `take_free`, or their `labels`, do the same piece by
+piece.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 
@@ -20,8 +21,10 @@ from raysel.apportionment import largest_remainder
 FULL_KMEANS_DISTANCES = 2_000_000
 # Distances held at a time.
 BLOCK_DISTANCES = 2**23
-# Rows looked at for each centroid at first: few are the nearest of more than a handful of centroids.
+# Different rows looked at for each row that is wanted: few are the nearest of more than a handful of centroids.
 CANDIDATES = 8
+# k-means ends where an iteration lessens the squared distances by no more than this share of them.
+TOLERANCE = 1e-4
 
 
 @contextmanager
@@ -45,21 +48,24 @@ def select_with_distances(vectors: np.ndarray, k: int, *, seed: int) -> tuple[np
     if _all_or_nothing(len(vectors), k):
         return np.arange(k, dtype=np.int64), np.zeros(k)
     points = _centred(vectors)
-    centroids = _kmeans(points, k, seed).cluster_centers_
+    first, kind = distinct(points)
+    centroids, _ = _clusters(points, first, kind, k, seed)
     # Fewer centroids than k where rows are the same: then several rows are taken for each.
     owner = np.arange(k) % len(centroids)
-    chosen, distances = np.full(k, -1, dtype=np.int64), np.zeros(k)
-    free, to_fill = np.arange(len(points)), np.arange(k)
-    while True:
+    by_kind, sizes = np.argsort(kind, kind="stable"), np.bincount(kind)
+    next_of_kind, left = np.cumsum(sizes) - sizes, sizes.copy()
+    chosen, distances, to_fill = np.zeros(k, dtype=np.int64), np.zeros(k), np.arange(k)
+    while len(to_fill):
         wanted, slot = np.unique(owner[to_fill], return_inverse=True)
-        candidates, gaps = nearest(points, centroids[wanted], CANDIDATES * int(np.bincount(slot).max()))
-        taken, taken_gaps = take_distinct(candidates[slot], gaps[slot])
-        found = taken >= 0
-        chosen[to_fill[found]], distances[to_fill[found]] = free[taken[found]], taken_gaps[found]
-        to_fill = to_fill[~found]
-        if not len(to_fill):
-            break
-        points, free = np.delete(points, taken[found], axis=0), np.delete(free, taken[found])
+        free = np.flatnonzero(left)
+        candidates, gaps = nearest(points[first[free]], centroids[wanted], list_length(k, len(wanted)))
+        place, before = take_free(candidates, left[free].tolist(), slot)
+        found = place >= 0
+        taken = free[candidates[slot[found], place[found]]]
+        chosen[to_fill[found]] = by_kind[next_of_kind[taken] + before[found]]
+        distances[to_fill[found]] = gaps[slot[found], place[found]]
+        used = np.bincount(taken, minlength=len(sizes))
+        next_of_kind, left, to_fill = next_of_kind + used, left - used, to_fill[~found]
     order = np.lexsort((chosen, distances))
     return chosen[order], distances[order]
 
@@ -76,14 +82,14 @@ def select_by_quota(vectors: np.ndarray, k: int, clusters: int, *, seed: int) ->
     if _all_or_nothing(len(vectors), k):
         return np.arange(k, dtype=np.int64), np.zeros(k)
     points = _centred(vectors)
-    found = _kmeans(points, clusters, seed)
-    counts = quotas(np.bincount(found.labels_), k)
+    centroids, cluster_of = _clusters(points, *distinct(points), clusters, seed)
     generator = np.random.default_rng(seed)
     drawn = [
-        generator.permutation(np.flatnonzero(found.labels_ == cluster))[:count] for cluster, count in enumerate(counts)
+        generator.permutation(np.flatnonzero(cluster_of == cluster))[:count]
+        for cluster, count in enumerate(quotas(np.bincount(cluster_of), k))
     ]
     chosen = np.concatenate(drawn)
-    distances = _lengths(points[chosen], found.cluster_centers_[found.labels_[chosen]])
+    distances = lengths(points[chosen], centroids[cluster_of[chosen]])
     order = np.lexsort((chosen, distances))
     return chosen[order], distances[order]
 
@@ -120,25 +126,47 @@ def start_centroids(sample: np.ndarray, k: int, *, seed: int) -> np.ndarray:
 
 
 @_one_thread()
+def labels(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """int64 (n,): which of the centroids (k, d) is nearest to each row; of two as near the first."""
+    shift = centroids.mean(axis=0, dtype=np.float64)
+    targets = _less(centroids, shift, _precision(vectors))
+    squares = np.square(targets).sum(axis=1)
+    found = np.zeros(len(vectors), dtype=np.int64)
+    for block in _blocks(vectors, centroids):
+        points = _less(vectors[block], shift, targets.dtype)
+        found[block] = (squares - 2 * (points @ targets.T)).argmin(axis=1)
+    return found
+
+
+@_one_thread()
 def partial_sums(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """What a shard (n, d) adds to an iteration of Lloyd's: of the rows nearest to each of the centroids (k, d), the
     sum, float64 (k, d), and the number, int64 (k,); and the sum of all squared distances to the nearest centroid.
-
-    A row as near to two belongs to the first.
     """
-    k, shift = len(centroids), centroids.mean(axis=0, dtype=np.float64)
-    targets = _less(centroids, shift, _precision(vectors))
-    lengths = np.square(targets).sum(axis=1)
-    sums, counts, inertia = np.zeros(centroids.shape), np.zeros(k, dtype=np.int64), 0.0
-    rows = max(1, BLOCK_DISTANCES // max(centroids.shape))
-    for start in range(0, len(vectors), rows):
-        block = vectors[start : start + rows]
-        labels = (lengths - 2 * (_less(block, shift, targets.dtype) @ targets.T)).argmin(axis=1)
-        counts += np.bincount(labels, minlength=k)
-        member = csr_matrix((np.ones(len(block)), labels, np.arange(len(block) + 1)), shape=(len(block), k))
-        sums += member.T @ block.astype(np.float64)
-        inertia += float(np.square(block - centroids[labels]).sum())
-    return sums, counts, inertia
+    k, cluster_of = len(centroids), labels(vectors, centroids)
+    sums, inertia = np.zeros(centroids.shape), 0.0
+    for block in _blocks(vectors, centroids):
+        rows, own = vectors[block], cluster_of[block]
+        member = csr_matrix((np.ones(len(rows)), own, np.arange(len(rows) + 1)), shape=(len(rows), k))
+        sums += member.T @ rows.astype(np.float64)
+        inertia += float(np.square(rows - centroids[own]).sum())
+    return sums, np.bincount(cluster_of, minlength=k), inertia
+
+
+def improved(
+    centroids: np.ndarray, partials: Iterable[tuple[np.ndarray, np.ndarray, float]]
+) -> tuple[np.ndarray, float]:
+    """An iteration of Lloyd's: the centroids, float64 (k, d), and the sum of squared distances to those before.
+
+    partials: `partial_sums` of every shard, in an order that is always the same (sums in another order round
+    otherwise).
+    """
+    sums, counts, inertia = np.zeros(centroids.shape), np.zeros(len(centroids), dtype=np.int64), 0.0
+    for part_sums, part_counts, part_inertia in partials:
+        sums += part_sums
+        counts += part_counts
+        inertia += part_inertia
+    return moved(centroids, sums, counts), inertia
 
 
 def moved(centroids: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -146,31 +174,9 @@ def moved(centroids: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.nda
     return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids)
 
 
-def lloyd(
-    partials: Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray, float]]],
-    start: np.ndarray,
-    *,
-    iterations: int,
-    tolerance: float = 1e-4,
-) -> np.ndarray:
-    """float64 (k, d): the centroids after at most `iterations` of Lloyd's from `start` (k, d).
-
-    `partials` gives `partial_sums` of every shard for the centroids it is given, in an order that is always the same
-    (sums in another order round otherwise). Ends early where an iteration lessens the squared distances by no more
-    than `tolerance` of them.
-    """
-    centroids, before = np.asarray(start, dtype=np.float64), np.inf
-    for _ in range(iterations):
-        sums, counts, inertia = np.zeros(centroids.shape), np.zeros(len(centroids), dtype=np.int64), 0.0
-        for part_sums, part_counts, part_inertia in partials(centroids):
-            sums += part_sums
-            counts += part_counts
-            inertia += part_inertia
-        centroids = moved(centroids, sums, counts)
-        if inertia >= (1 - tolerance) * before:
-            break
-        before = inertia
-    return centroids
+def settled(inertias: Sequence[float]) -> bool:
+    """Whether the last iteration, of these sums of squared distances, brought too little for another."""
+    return len(inertias) > 1 and inertias[-1] >= (1 - TOLERANCE) * inertias[-2]
 
 
 @_one_thread()
@@ -187,30 +193,55 @@ def nearest(vectors: np.ndarray, centroids: np.ndarray, how_many: int) -> tuple[
         return indices, distances
     shift = centroids.mean(axis=0, dtype=np.float64)
     points, targets = (_less(each, shift, _precision(vectors)) for each in (vectors, centroids))
-    lengths = np.square(points).sum(axis=1)
+    point_squares = np.square(points).sum(axis=1)
     rows = max(1, BLOCK_DISTANCES // n)
     for start in range(0, k, rows):
-        squares = lengths - 2 * (targets[start : start + rows] @ points.T)
+        squares = point_squares - 2 * (targets[start : start + rows] @ points.T)
         for centroid, found in enumerate(np.argpartition(squares, how_many - 1, axis=1)[:, :how_many], start):
             # Of rows almost as near the products' rounding may confuse the order: measured again.
-            gaps = _lengths(vectors[found], centroids[centroid])
+            gaps = lengths(vectors[found], centroids[centroid])
             order = np.lexsort((found, gaps))
             indices[centroid], distances[centroid] = found[order], gaps[order]
     return indices, distances
 
 
-def take_distinct(candidates: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each centroid in turn the first of its `candidates` (k, m) that no other has taken, and its distance.
+def list_length(k: int, unfilled: int) -> int:
+    """How many candidates each of the `unfilled` centroids looks at: the fewer are left of k rows, the longer lists."""
+    return -(-CANDIDATES * k // unfilled)
 
-    int64 (k,), -1 where all are taken, and float64 (k,).
+
+def take_free(candidates: np.ndarray, sizes: Sequence[int], owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row that is wanted in turn, where its centroid's first candidate stands that is not used up.
+
+    candidates: (c, m) kinds of rows, for each centroid the nearest first; sizes: how many rows each kind has;
+    owner: (s,) the centroid that each row is wanted for. Place among the candidates, int64 (s,), -1 where all are used
+    up, and how many rows of that kind were taken before.
     """
-    chosen, gaps, taken = np.full(len(candidates), -1, dtype=np.int64), np.full(len(candidates), np.inf), set()
-    for centroid, rows in enumerate(candidates.tolist()):
-        place = next((place for place, row in enumerate(rows) if row not in taken), None)
-        if place is not None:
-            taken.add(rows[place])
-            chosen[centroid], gaps[centroid] = rows[place], distances[centroid, place]
-    return chosen, gaps
+    lists, used, at = candidates.tolist(), [0] * len(sizes), [0] * len(candidates)
+    place, before = np.full(len(owner), -1, dtype=np.int64), np.zeros(len(owner), dtype=np.int64)
+    for wanted, centroid in enumerate(owner.tolist()):
+        kinds = lists[centroid]
+        while at[centroid] < len(kinds) and used[kinds[at[centroid]]] == sizes[kinds[at[centroid]]]:
+            at[centroid] += 1
+        if at[centroid] < len(kinds):
+            kind = kinds[at[centroid]]
+            place[wanted], before[wanted] = at[centroid], used[kind]
+            used[kind] += 1
+    return place, before
+
+
+def distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each kind (rows that are the same are of one), int64 (kinds,), and each row's kind, (n,)."""
+    kinds: dict[bytes, int] = {}
+    kind = np.zeros(len(vectors), dtype=np.int64)
+    for i, row in enumerate(vectors):
+        kind[i] = kinds.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), len(kinds))
+    return np.unique(kind, return_index=True)[1], kind
+
+
+def lengths(rows: np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """float64 (n,): how far each row is from its origin (n, d), or from one for all (d,)."""
+    return np.linalg.norm(rows - np.asarray(origins, dtype=np.float64), axis=1)
 
 
 def _all_or_nothing(n: int, k: int) -> bool:
@@ -220,11 +251,21 @@ def _all_or_nothing(n: int, k: int) -> bool:
     return k in (0, n)
 
 
-def _kmeans(points: np.ndarray, k: int, seed: int) -> KMeans | MiniBatchKMeans:
+def _clusters(
+    points: np.ndarray, first: np.ndarray, kind: np.ndarray, k: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids of at most k clusters, and the cluster of each row."""
     # More clusters than different rows cannot be.
-    distinct = len({blake2b(row.tobytes(), digest_size=16).digest() for row in points})
-    kind = KMeans if len(points) * k <= FULL_KMEANS_DISTANCES else MiniBatchKMeans
-    return kind(n_clusters=min(k, distinct), random_state=seed, n_init="auto").fit(points)
+    if len(first) <= k:
+        return points[first], kind
+    form = KMeans if len(points) * k <= FULL_KMEANS_DISTANCES else MiniBatchKMeans
+    found = form(n_clusters=k, random_state=seed, n_init="auto").fit(points)
+    return found.cluster_centers_, found.labels_
+
+
+def _blocks(vectors: np.ndarray, centroids: np.ndarray) -> Iterator[slice]:
+    rows = max(1, BLOCK_DISTANCES // max(centroids.shape))
+    return (slice(start, start + rows) for start in range(0, len(vectors), rows))
 
 
 def _centred(vectors: np.ndarray) -> np.ndarray:
@@ -238,7 +279,3 @@ def _precision(vectors: np.ndarray) -> np.dtype:
 
 def _less(vectors: np.ndarray, shift: np.ndarray, precision: np.dtype) -> np.ndarray:
     return np.subtract(vectors, shift.astype(precision), dtype=precision)
-
-
-def _lengths(rows: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(rows - np.asarray(origins, dtype=np.float64), axis=1)

@@ -18,7 +18,7 @@ from raysel.selection.budget import fitting
 from raysel.selection.selector import Candidates, SelectorError, chosen_by, load_selector
 from raysel.selection.settings import SelectionSettings
 from raysel.stage import StageOutput, StageRun
-from raysel.store import Artifact, Attempt, ShardRecord
+from raysel.store import Artifact, Attempt, ShardRecord, digest
 from raysel.tables import CHOSEN
 
 # What the selectors that judge each row on its own go by: the artifact and its table, and what gives a row no score.
@@ -131,15 +131,16 @@ def count_tokens(
 def _clustered_on_all(run: StageRun, cell: Cell) -> tuple[list[str], NDArray[np.float64]] | None:
     """What KMC chooses from a cell that is too large for one task (ids, scores); None for any other."""
     settings, pool = run.settings["selection"], run.inputs["pool"]
-    if settings.method != "kmc" or settings.kmc.clusters is not None or cell.tokens is not None:
+    if settings.method != "kmc" or cell.tokens is not None:
         return None
     in_cell = sum(
         n for lang, task, n in pool.summary["cells"] if cell.lang is None or (lang, task) == (cell.lang, cell.task)
     )
     if in_cell <= kmc_stage.ROWS_OF_ONE_TASK:
         return None
-    seed = _seed_of(cell, run.settings["seed"])
-    ids, distances = kmc_stage.select(run.cluster, run.inputs["vectors"], pool, cell.filter, cell.count, seed=seed)
+    rows = kmc_stage.CellVectors(run.inputs["vectors"], pool, cell.filter, in_cell)
+    name, seed = digest([cell.lang, cell.task]), _seed_of(cell, run.settings["seed"])
+    ids, distances = kmc_stage.select(run, rows, cell.count, settings.kmc.clusters, name=name, seed=seed)
     return ids, -distances
 
 

@@ -66,8 +66,13 @@ class SelectionLine:
         }
         return pa.table(columns, schema=vectors_schema(WIDTH, "float32"))
 
-    def _publish(self, name: str, table: pa.Table, summary: dict[str, Any]) -> None:
-        attempt = self.store.attempt(name, "made")
+    def change_vectors(self, vectors: np.ndarray) -> None:
+        """vectors: (n, WIDTH), of the rows in their order."""
+        self.vectors = vectors.astype(np.float32)
+        self._publish("vectors", self._vector_table(list(self.rows.values())), {"width": WIDTH}, "changed")
+
+    def _publish(self, name: str, table: pa.Table, summary: dict[str, Any], fingerprint: str = "made") -> None:
+        attempt = self.store.attempt(name, fingerprint)
         starts = range(0, table.num_rows, SHARD)
         records = [attempt.write_table(name, i, table.slice(start, SHARD)) for i, start in enumerate(starts)]
         self.made[name] = attempt.publish(records, settings={}, inputs={}, version=1, summary=summary)

@@ -1,5 +1,7 @@
 """KMC and random selection: distinct members, the nearest to the centroids, seeded, whole or in shards."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +69,25 @@ def test_duplicates_are_taken_only_once_every_other_row_has_been() -> None:
     chosen = kmc.select(vectors, 4, seed=0)
     assert len(set(chosen.tolist())) == 4
     assert {tuple(row) for row in vectors[chosen]} == {(0.0, 0.0), (10.0, 0.0), (0.0, 10.0)}
+
+
+def test_many_rows_that_are_all_the_same_need_no_lists_for_each() -> None:
+    tracemalloc.start()
+    chosen, distances = kmc.select_with_distances(np.ones((50_000, 8), dtype=np.float32), 20_000, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert chosen.tolist() == list(range(20_000))
+    assert not distances.any()
+    # A list of candidates for each of the 20,000 would be 3 GB.
+    assert peak < 2**26
+
+
+def test_each_kind_of_row_gives_one_before_any_gives_another() -> None:
+    rng = np.random.default_rng(0)
+    kinds = rng.permutation(np.concatenate([np.arange(40), np.zeros(400, dtype=int)]))
+    chosen = kmc.select(rng.normal(size=(40, 3))[kinds], 300, seed=0)
+    assert len(set(chosen.tolist())) == 300
+    assert set(kinds[chosen]) == set(range(40))
 
 
 def test_many_centroids_beside_one_another_take_different_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,24 +192,21 @@ def test_shards_give_the_centroids_of_scikit_learn(
     # Several blocks in each shard.
     monkeypatch.setattr(kmc, "BLOCK_DISTANCES", 20 * 64)
     shards = [vectors[:700], vectors[700:701], vectors[701:701], vectors[701:]]
-    centroids = kmc.lloyd(
-        lambda centroids: [kmc.partial_sums(shard, centroids) for shard in shards],
-        start,
-        iterations=iterations,
-        tolerance=0,
-    )
+    centroids = start
+    for _ in range(iterations):
+        centroids, _ = kmc.improved(centroids, [kmc.partial_sums(shard, centroids) for shard in shards])
     np.testing.assert_allclose(centroids, whole.cluster_centers_, atol=1e-6 if dtype == np.float32 else 1e-12)
 
 
-def test_lloyd_ends_where_nothing_gets_nearer() -> None:
-    vectors, calls = np.array([[0.0], [2.0], [10.0], [12.0]]), []
-
-    def partials(centroids: np.ndarray) -> list:
-        calls.append(centroids.ravel().tolist())
-        return [kmc.partial_sums(vectors, centroids)]
-
-    assert kmc.lloyd(partials, vectors[:2], iterations=50).tolist() == [[1.0], [11.0]]
-    assert calls == [[0, 2], [0, 8], [1, 11], [1, 11]]
+def test_iterations_end_where_nothing_gets_nearer() -> None:
+    vectors = np.array([[0.0], [2.0], [10.0], [12.0]])
+    centroids, found, inertias = vectors[:2], [], []
+    while not kmc.settled(inertias):
+        centroids, inertia = kmc.improved(centroids, [kmc.partial_sums(vectors, centroids)])
+        found.append(centroids.ravel().tolist())
+        inertias.append(inertia)
+    assert found == [[0, 8], [1, 11], [1, 11], [1, 11]]
+    assert inertias == [64 + 100, 4 + 4 + 16, 4, 4]
 
 
 def test_too_many_centroids_for_a_sample_are_refused() -> None:
@@ -211,11 +229,18 @@ def test_the_nearest_of_all_are_the_nearest_of_each_shards_nearest(monkeypatch: 
     assert np.array_equal(np.take_along_axis(merged, order, axis=1), indices)
 
 
-def test_take_distinct_by_hand() -> None:
-    candidates = np.array([[4, 2], [4, 7], [2, 4], [7, 4]])
-    chosen, distances = kmc.take_distinct(candidates, np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]))
-    assert chosen.tolist() == [4, 7, 2, -1]
-    assert distances.tolist() == [1, 4, 5, np.inf]
+def test_take_free_by_hand() -> None:
+    # Of kind 0 there are two rows, of the others one. The third centroid is first in turn, the first wants three.
+    candidates = np.array([[0, 1], [0, 2], [0, 3]])
+    place, before = kmc.take_free(candidates, [2, 1, 1, 1], np.array([2, 0, 1, 0, 0, 2]))
+    assert place.tolist() == [0, 0, 1, 1, -1, 1]
+    assert before.tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_distinct_by_hand() -> None:
+    first, kind = kmc.distinct(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [5.0, 6.0], [3.0, 4.0]]))
+    assert first.tolist() == [0, 1, 3]
+    assert kind.tolist() == [0, 1, 0, 2, 1]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from raysel.corpus.presets import Layout
 from raysel.evaluation.development import development_items
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import TaskError, load_tasks
-from raysel.selection import dsir, importance_stage, kmc_stage, target_stage
+from raysel.selection import dsir, importance_stage, kmc, kmc_stage, target_stage
 from raysel.selection.selector import SelectorError, load_selector
 from raysel.selection.settings import SelectionSettings
 from raysel.separability.preselect import PoolError
+from raysel.stage import StageRun
 from tests.evaluation.task_folder import write_choice_tasks
 from tests.selection.line import HELDOUT, LANGS, SelectionLine
 
@@ -203,16 +204,23 @@ def test_clusters_with_a_quota_of_their_own(line: SelectionLine) -> None:
     assert chosen != line.subset(method="kmc")
 
 
+@pytest.fixture
+def in_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each cell were too large for one task, and every shard for another."""
+    monkeypatch.setattr(kmc_stage, "ROWS_OF_ONE_TASK", 10)
+    monkeypatch.setattr(kmc_stage, "ROWS_OF_A_GROUP", 16)
+
+
+@pytest.mark.usefixtures("in_shards")
 @pytest.mark.parametrize("stratify", ["lang", "none"])
 def test_k_means_over_shards_chooses_the_nearest_free_member_of_each_centroid(
     line: SelectionLine, monkeypatch: pytest.MonkeyPatch, stratify: str
 ) -> None:
     line.pool(quota="even", total=40)
-    # As if each cell were too large for one task, and every shard for another.
-    monkeypatch.setattr(kmc_stage, "ROWS_OF_ONE_TASK", 10)
-    monkeypatch.setattr(kmc_stage, "ROWS_OF_A_GROUP", 16)
     chosen = line.subset(method="kmc", stratify=stratify)
     assert len({row["id"] for row in chosen}) == 40
+    # No sums wait for others: the same bits.
+    monkeypatch.setattr(kmc_stage, "BYTES_OF_SUMS", 1)
     assert chosen == line.subset(method="kmc", stratify=stratify)
     if stratify == "lang":
         assert by_lang(chosen) == dict.fromkeys(LANGS, 10)
@@ -225,6 +233,87 @@ def test_k_means_over_shards_chooses_the_nearest_free_member_of_each_centroid(
 
     at_random = [row["id"] for row in line.subset(method="random", stratify=stratify)]
     assert gap([row["id"] for row in chosen]) < gap(at_random)
+
+
+@pytest.mark.usefixtures("in_shards")
+@pytest.mark.parametrize("far_apart", [kmc_stage.MOST_FAR_APART, 0])
+def test_k_means_over_shards_among_rows_that_are_the_same(
+    line: SelectionLine, monkeypatch: pytest.MonkeyPatch, far_apart: int
+) -> None:
+    monkeypatch.setattr(kmc_stage, "MOST_FAR_APART", far_apart)
+    # All but 5 rows are the same: most of what is chosen is taken from these, out of every shard.
+    vectors = np.full_like(line.vectors, 0.5)
+    vectors[::20][:5] = line.vectors[:5] * 100
+    line.change_vectors(vectors)
+    line.pool(quota="even", total=40)
+    chosen = line.subset(method="kmc", stratify="none")
+    assert len({row["id"] for row in chosen}) == 40
+    assert chosen == line.subset(method="kmc", stratify="none")
+
+
+def test_candidates_of_shards_are_merged_by_distance_and_id() -> None:
+    one = kmc_stage.Candidates(np.array([[0, 1], [1, 0]]), np.array([[1.0, 4.0], [2.0, 3.0]]), [["c", "f"], ["d"]])
+    two = kmc_stage.Candidates(np.array([[0], [0]]), np.array([[1.0], [2.5]]), [["b", "e"]])
+    for merged in (one.merged(two, 2), two.merged(one, 2)):
+        ids = [[merged.members[kind] for kind in row] for row in merged.kinds]
+        assert ids == [[["b", "e"], ["c", "f"]], [["d"], ["b", "e"]]]
+        assert merged.gaps.tolist() == [[1, 1], [2, 2.5]]
+    # What is no longer near to any centroid is not carried along.
+    assert one.merged(two, 1).members == [["d"], ["b", "e"]]
+
+
+@pytest.mark.usefixtures("in_shards")
+def test_all_of_a_large_cell_is_not_clustered(line: SelectionLine) -> None:
+    line.pool()
+    chosen = line.subset(method="kmc")
+    assert {row["id"] for row in chosen} == set(line.rows)
+    assert {row["score"] for row in chosen} == {0}
+    assert not list(Path(line.store.root).rglob("centroids-*"))
+
+
+@pytest.mark.usefixtures("in_shards")
+def test_clusters_over_shards_give_in_proportion_to_their_sizes(
+    line: SelectionLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster_of = np.resize([0, 0, 0, 0, 0, 1, 1, 1, 2, 2], len(line.rows))
+    centres = np.zeros((3, line.vectors.shape[1]))
+    centres[1:, :2] = [[90, 0], [0, 90]]
+    line.change_vectors(line.vectors + centres[cluster_of])
+    line.pool(quota="even", total=40)
+    chosen = line.subset(method="kmc", kmc={"clusters": 3}, stratify="none")
+    row = {identity: i for i, identity in enumerate(line.rows)}
+    rows = np.array([row[each["id"]] for each in chosen])
+    assert len(set(rows.tolist())) == 40
+    assert np.bincount(cluster_of[rows]).tolist() == kmc.quotas(np.bincount(cluster_of), 40).tolist()
+    means = np.array([line.vectors[cluster_of == cluster].mean(axis=0, dtype=np.float64) for cluster in range(3)])
+    gaps = np.linalg.norm(line.vectors[rows] - means[cluster_of[rows]], axis=1)
+    np.testing.assert_allclose([-each["score"] for each in chosen], gaps)
+    # However the shards are grouped, the draws are the rows' own.
+    monkeypatch.setattr(kmc_stage, "ROWS_OF_A_GROUP", 1_000)
+    again = line.subset(method="kmc", kmc={"clusters": 3}, stratify="none")
+    assert [each["id"] for each in again] == [each["id"] for each in chosen]
+
+
+@pytest.mark.usefixtures("in_shards")
+def test_k_means_over_shards_carries_on_from_the_centroids_of_a_run_that_was_killed(line: SelectionLine) -> None:
+    line.pool(quota="even", total=40)
+    cell = kmc_stage.CellVectors(line.made["vectors"], line.made["pool"], None, len(line.rows))
+
+    def select() -> tuple[list[str], list[float], list[int]]:
+        attempt = line.store.attempt("subset", "killed")
+        run = StageRun({}, {}, {}, attempt, line.cluster, line.progress)
+        ids, distances = kmc_stage.select(run, cell, 6, None, name="all", seed=0)
+        written = [index for (_, index), record in attempt.finished().items() if record.path.startswith(attempt.name)]
+        return ids, distances.tolist(), sorted(written)
+
+    *chosen, iterations = select()
+    assert iterations == list(range(len(iterations)))
+    assert len(iterations) > 3
+    assert select() == (*chosen, [])
+    for index in iterations[-2:]:
+        [marker] = Path(line.store.root).rglob(f"centroids-all-{index:05d}-*.done")
+        marker.unlink()
+    assert select() == (*chosen, iterations[-2:])
 
 
 def test_a_selector_of_ones_own(line: SelectionLine) -> None:
