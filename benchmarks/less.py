@@ -100,7 +100,8 @@ def small_model() -> Any:
 
 
 def projector_with_moments(model: Any, token_budget: int) -> GradientProjector:
-    projector = GradientProjector(model, seed=0, token_budget=token_budget)
+    threads = torch.get_num_threads() if model.device.type == "cpu" else 1
+    projector = GradientProjector(model, seed=0, token_budget=token_budget, threads=threads)
     weights = {name: matrix.detach().clone() for name, matrix in projector.gradients.matrices.items()}
     moments = {
         name: (
@@ -158,7 +159,7 @@ def one_by_one(
     model.requires_grad_(False)
     for parameter in trained.values():
         parameter.requires_grad_(True)
-    sketch, rows, waiting = projector.sketch, [], []
+    sketch, rows, waiting = projector.lanes[0].sketch, [], []
     for at, example in enumerate(examples):
         ids, labels = (torch.from_numpy(array).long()[None] for array in (example.input_ids, example.labels))
         loss = model(input_ids=ids, labels=labels, use_cache=False).loss

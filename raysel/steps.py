@@ -28,7 +28,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "warmup": (1, "raysel.training.warmup_stage:run"),
     "gradients": (1, "raysel.selection.gradients_stage:run"),
     "influence": (1, "raysel.selection.influence_stage:run"),
-    "subset": (4, "raysel.selection.stage:run"),
+    "subset": (3, "raysel.selection.stage:run"),
     "order": (2, "raysel.mixture.order_stage:run"),
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),

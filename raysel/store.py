@@ -244,6 +244,11 @@ class Attempt:
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
+    def unpublished(self, records: Iterable[ShardRecord], summary: Mapping[str, Any] | None = None) -> "Artifact":
+        """What the stage has made so far, read as an artifact is."""
+        files = [asdict(record) for record in records]
+        return Artifact(self.store, self.stage, self.fingerprint, {"files": files, "summary": dict(summary or {})})
+
     def markers(self) -> list[str]:
         """Paths (relative to the address) of the shard markers that attempts at this artifact have left."""
         prefix = self.store.full(self.address)

@@ -90,4 +90,6 @@ STORE_IN_A_ROOM = {
     "raysel.training.loop",
     "raysel.training.queued_tokens",
     "raysel.training.token_shards",
+    # What the tasks that tokenise are given, whether the model is a folder or an artifact.
+    "raysel.training.tokenizer_source",
 }

@@ -7,7 +7,10 @@ rate. Gradients are those of LoRA matrices, projected at random to D numbers.
 Shapes: n samples, m target samples in S subtasks, K checkpoints, D width of the projection, B samples in a batch.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,27 +55,34 @@ class SubtaskMeans:
     means: NDArray[np.float64]
 
 
-def subtask_means(target: Sequence[NDArray[np.floating]], subtasks: Sequence[str]) -> SubtaskMeans:
-    """target: for each checkpoint the rows (m, D) of the target samples; subtasks: (m,), the subtask of each.
+def subtask_means(target: Iterable[tuple[Sequence[NDArray[np.floating]], Sequence[str]]]) -> SubtaskMeans:
+    """target: parts of the target, of each for every checkpoint its rows (m, D), and the subtask of each row.
 
     A mean of inner products is the inner product with the mean: this is all of the target that a score needs.
     ValueError without a checkpoint or a target sample, or where the shapes disagree.
     """
-    if not len(target):
-        raise ValueError("no checkpoint: influence is summed over at least one")
-    names, members = np.unique(np.asarray(subtasks, dtype=str), return_inverse=True)
-    if not len(names):
+    sums: dict[str, NDArray[np.float64]] = {}
+    counts: Counter[str] = Counter()
+    for checkpoints, subtasks in target:
+        if not len(checkpoints):
+            raise ValueError("no checkpoint: influence is summed over at least one")
+        shapes = {rows.shape for rows in checkpoints}
+        if len(shapes) > 1 or next(iter(shapes))[0] != len(subtasks):
+            raise ValueError(
+                f"{len(subtasks)} subtask labels for target rows of shape "
+                f"{', '.join(str(rows.shape) for rows in checkpoints)}: "
+                "all checkpoints must have one row for each label"
+            )
+        names, members = np.unique(np.asarray(subtasks, dtype=str), return_inverse=True)
+        for number, name in enumerate(names.tolist()):
+            chosen = members == number
+            own = np.stack([rows[chosen].sum(axis=0, dtype=np.float64) for rows in checkpoints])
+            sums[name] = sums[name] + own if name in sums else own
+            counts[name] += int(chosen.sum())
+    if not sums:
         raise ValueError("no target sample: influence is on at least one")
-    shapes = {rows.shape for rows in target}
-    if len(shapes) > 1 or next(iter(shapes))[0] != len(subtasks):
-        raise ValueError(
-            f"{len(subtasks)} subtask labels for target rows of shape "
-            f"{', '.join(str(rows.shape) for rows in target)}: all checkpoints must have one row for each label"
-        )
-    share = members == np.arange(len(names))[:, None]
-    share = share / share.sum(axis=1, keepdims=True)
-    means = np.stack([share @ rows.astype(np.float64) for rows in target])
-    return SubtaskMeans(names.tolist(), means)
+    subtasks = sorted(sums)
+    return SubtaskMeans(subtasks, np.stack([sums[name] / counts[name] for name in subtasks], axis=1))
 
 
 def influence(
@@ -105,16 +115,29 @@ def influence(
     return scores.max(axis=1), [target.subtasks[s] for s in best]
 
 
+@dataclass(frozen=True)
+class _Lane:
+    """What a thread of its own needs: a model, and the sums of the batch that is in it."""
+
+    gradients: SampleGradients
+    sketch: BlockSketch
+
+
 class GradientProjector:
     """Projected gradients of samples under one checkpoint after another of the same LoRA matrices.
 
     model: a causal language model with LoRA adapters (PEFT), used for nothing else from then on. token_budget: tokens
     in one batch, with the padding. Samples and targets must be projected with the same seed and width.
+    threads: how many batches go through the model at the same time, each computed by one thread; they share the frozen
+    weights. torch's own threads divide the sums of a batch, and so its bits depend on how many they are.
     """
 
-    def __init__(self, model: Any, *, seed: int, token_budget: int, width: int = WIDTH) -> None:
-        self.gradients = SampleGradients(model)
-        self.sketch = BlockSketch(width, seed=seed)
+    def __init__(self, model: Any, *, seed: int, token_budget: int, width: int = WIDTH, threads: int = 1) -> None:
+        models = [model, *(_copy_for_thread(model) for _ in range(threads - 1))]
+        self.lanes = [_Lane(SampleGradients(one), BlockSketch(width, seed=seed)) for one in models]
+        for lane in self.lanes[1:]:
+            lane.sketch.drawn = self.lanes[0].sketch.drawn
+        self.gradients, self.width = self.lanes[0].gradients, width
         self.token_budget = token_budget
         self.moments: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
 
@@ -140,7 +163,8 @@ class GradientProjector:
                 raise ValueError(
                     f"{name} is {tuple(weights[name].shape)} in the checkpoint and {tuple(matrix.shape)} in the model"
                 )
-            matrix.copy_(weights[name])
+            for lane in self.lanes:
+                lane.gradients.matrices[name].copy_(weights[name])
         device = self.gradients.device
         self.moments = None
         if moments is not None:
@@ -155,20 +179,44 @@ class GradientProjector:
         A sample of which nothing is learned has a row of zeros: training on it would change nothing. A batch that does
         not fit in memory goes in halves; MemoryError for a sample that does not fit alone.
         """
-        found = np.zeros((len(examples), self.sketch.width), dtype=np.float16)
-        for batch in self.gradients.batches(examples, self.token_budget):
-            self._project(examples, batch, found)
+        found = np.zeros((len(examples), self.width), dtype=np.float16)
+        waiting = deque(self.gradients.batches(examples, self.token_budget))
+
+        def work(lane: _Lane) -> None:
+            torch.set_num_threads(1)
+            try:
+                while True:
+                    try:
+                        batch = waiting.popleft()
+                    except IndexError:
+                        return
+                    self._project(lane, examples, batch, found)
+            except BaseException:
+                waiting.clear()
+                raise
+
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(len(self.lanes)) as pool:
+            running = [pool.submit(work, lane) for lane in self.lanes]
+            try:
+                for one in running:
+                    one.result()
+            finally:
+                waiting.clear()
+                torch.set_num_threads(threads)  # what threads begun later would otherwise inherit from ours
         return found
 
-    def _project(self, examples: Sequence[Example], batch: NDArray[np.int64], found: NDArray[np.float16]) -> None:
-        self.sketch.begin()  # after a batch that failed halfway
+    def _project(
+        self, lane: _Lane, examples: Sequence[Example], batch: NDArray[np.int64], found: NDArray[np.float16]
+    ) -> None:
+        lane.sketch.begin()  # after a batch that failed halfway
         try:
-            self.gradients.stream([examples[row] for row in batch], self._add)
+            lane.gradients.stream([examples[row] for row in batch], lambda *given: self._add(lane, *given))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         else:
-            found[batch] = normalise(self.sketch.result()).half().cpu().numpy()
+            found[batch] = normalise(lane.sketch.result()).half().cpu().numpy()
             return
         if len(batch) == 1:
             tokens = len(examples[batch[0]].input_ids)
@@ -176,9 +224,15 @@ class GradientProjector:
         if self.gradients.device.type == "cuda":
             torch.cuda.empty_cache()
         for half in np.array_split(batch, 2):
-            self._project(examples, half, found)
+            self._project(lane, examples, half, found)
 
-    def _add(self, name: str, gradient: torch.Tensor) -> None:
+    def _add(self, lane: _Lane, name: str, gradient: torch.Tensor) -> None:
         if self.moments is not None:
             gradient = adam_direction(gradient, *self.moments[name])
-        self.sketch.add(name, gradient.flatten(1))
+        lane.sketch.add(name, gradient.flatten(1))
+
+
+def _copy_for_thread(model: Any) -> Any:
+    """A copy with adapters of its own and the same frozen weights in memory."""
+    frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(model, frozen)

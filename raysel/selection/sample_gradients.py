@@ -7,7 +7,7 @@ module's input. Samples are padded on the right, where no token before the paddi
 Shapes: N samples, B of them in a batch of T tokens each, a matrix (out, in).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from raysel.training.loss import logit_parts, token_losses
 
 PROBE_LENGTHS = (23, 11, 17)
 PROBED_ROWS = 8
+PROBED_STD = 0.02
 # By bytes of the model's numbers: in a batch a sample's gradient differs by rounding, a wrong one by about its size.
 TOLERANCE = {8: 1e-6, 4: 1e-3, 2: 0.3}
 
@@ -156,13 +157,28 @@ class SampleGradients:
             labels = ids.copy()
             labels[: len(ids) // 2] = IGNORED
             examples.append(Example(ids, labels, False))
-        alone = torch.cat([self._first_rows(partial(self._stream_alone, example)) for example in examples])
+        own = self._put_random_matrices()
         try:
+            alone = torch.cat([self._first_rows(partial(self._stream_alone, example)) for example in examples])
             together = self._first_rows(partial(self._stream_together, examples))
         except MixedSamplesError:
             return False
+        finally:
+            self._put(own)
         tolerance = TOLERANCE[self.model.get_base_model().dtype.itemsize]
         return bool(((together - alone).norm(dim=1) <= tolerance * alone.norm(dim=1)).all())
+
+    def _put_random_matrices(self) -> dict[str, torch.Tensor]:
+        """Fill the matrices and give what they were: beside fresh ones of zeros all gradients of the others are 0."""
+        own = {name: matrix.detach().clone() for name, matrix in self.matrices.items()}
+        generator = torch.Generator().manual_seed(0)
+        self._put({name: PROBED_STD * torch.randn(matrix.shape, generator=generator) for name, matrix in own.items()})
+        return own
+
+    @torch.no_grad()
+    def _put(self, weights: Mapping[str, torch.Tensor]) -> None:
+        for name, matrix in self.matrices.items():
+            matrix.copy_(weights[name])
 
     def _first_rows(self, stream: Callable[[Consume], None]) -> torch.Tensor:
         """float32 (B, numbers)."""

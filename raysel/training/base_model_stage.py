@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,12 +29,12 @@ def run(run: StageRun) -> StageOutput:
     earlier = run.attempt.finished().get(("prepared", 0))
     made = earlier or run.cluster.run_task(prepare, run.attempt, corpus, base, data, seed)
     records = [ShardRecord(**record) for record in made.summary["records"]]
-    prepared = unpublished(run.attempt, records)
+    prepared = run.attempt.unpublished(records)
     tokens = [record for record in records if record.table == "tokens"]
     summary = summarize(tokens, base.steps, data)
     training = Training(
         run.attempt,
-        unpublished(run.attempt, tokens, summary),
+        run.attempt.unpublished(tokens, summary),
         TrainingSettings(
             data=data,
             method="full",
@@ -47,16 +46,11 @@ def run(run: StageRun) -> StageOutput:
         ),
         seed,
         trust_remote_code=False,
+        section="model.base",
     )
     output = train(run, training, prepared, model_table="start", template="auto", table="model")
     sizes = {key: summary[key] for key in ("samples", "tokens")}
     return StageOutput(output.records, {**output.summary, **sizes})
-
-
-def unpublished(attempt: Attempt, records: list[ShardRecord], summary: dict[str, Any] | None = None) -> Artifact:
-    """What the stage has made so far, read as an artifact is."""
-    files = [asdict(record) for record in records]
-    return Artifact(attempt.store, attempt.stage, attempt.fingerprint, {"files": files, "summary": summary or {}})
 
 
 def prepare(attempt: Attempt, corpus: Artifact, base: BaseModelSettings, data: TokenSettings, seed: int) -> ShardRecord:
@@ -79,7 +73,7 @@ def prepare(attempt: Attempt, corpus: Artifact, base: BaseModelSettings, data: T
             plan,
             index,
             shard_starts(starts, plan, index),
-            unpublished(attempt, [order]),
+            attempt.unpublished([order]),
             corpus,
             tokenizer,
             data,

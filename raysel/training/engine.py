@@ -54,8 +54,13 @@ def refuse_wrong_keys(settings: TrainingSettings) -> None:
 
 
 @contextmanager
-def trainable_model(folder: Path, settings: TrainingSettings, *, seed: int, trust_remote_code: bool) -> Iterator[Any]:
-    """The model in `folder` with what is to be trained; under ZeRO-3 it is sharded while it loads."""
+def trainable_model(
+    folder: Path, settings: TrainingSettings, *, seed: int, trust_remote_code: bool, section: str = "training"
+) -> Iterator[Any]:
+    """The model in `folder` with what is to be trained; under ZeRO-3 it is sharded while it loads.
+
+    section: of the experiment file, where the user has set `lora`.
+    """
     from transformers.integrations import HfDeepSpeedConfig
 
     keep_alive = HfDeepSpeedConfig(deepspeed_config(settings)) if settings.zero == 3 else None
@@ -64,13 +69,16 @@ def trainable_model(folder: Path, settings: TrainingSettings, *, seed: int, trus
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.method == "lora":
         torch.manual_seed(seed)
-        model = add_adapters(model, settings.lora)
+        model = add_adapters(model, settings.lora, section)
     yield model
     del keep_alive
 
 
-def add_adapters(model: Any, settings: LoraSettings) -> Any:
-    """`model` frozen, with fresh LoRA adapters. `AdapterError` where it has none of the target modules."""
+def add_adapters(model: Any, settings: LoraSettings, section: str) -> Any:
+    """`model` frozen, with fresh LoRA adapters. `AdapterError` where it has none of the target modules.
+
+    section: of the experiment file, where the user has set `lora`.
+    """
     from peft import LoraConfig, TaskType, get_peft_model
 
     config = LoraConfig(
@@ -90,13 +98,13 @@ def add_adapters(model: Any, settings: LoraSettings) -> Any:
             {name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "in_features")}
         )
         raise AdapterError(
-            f"training.lora.targets {settings.targets}: {error}; the linear modules here are {', '.join(linear)}"
+            f"{section}.lora.targets {settings.targets}: {error}; the linear modules here are {', '.join(linear)}"
         ) from error
     tied = ends[1] is not None and ends[0].weight is ends[1].weight
     if settings.merge and tied and any(getattr(part, "base_layer", None) in ends for part in adapted.modules()):
         raise AdapterError(
-            "training.lora.merge cannot add adapters to embeddings that are tied, as they are in this model: "
-            f"the update would change both ends; take them out of training.lora.targets {settings.targets}, "
+            f"{section}.lora.merge cannot add adapters to embeddings that are tied, as they are in this model: "
+            f"the update would change both ends; take them out of {section}.lora.targets {settings.targets}, "
             "or leave merge out"
         )
     return adapted

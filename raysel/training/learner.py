@@ -37,6 +37,7 @@ class Learner:
     """Learns one step of `steps` after another, and measures the loss of the samples in `heldout`.
 
     skipped: how many steps were passed over so far since their loss or gradient was not finite.
+    section: of the experiment file, where the user has set the learning rate.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class Learner:
         heldout: Step | None,
         skipped: int,
         asked_to_checkpoint: Callable[[], bool],
+        section: str = "training",
     ) -> None:
-        self.engine, self.settings, self.seed = engine, settings, seed
+        self.engine, self.settings, self.seed, self.section = engine, settings, seed, section
         self.steps, self.heldout, self.skipped = steps, heldout, skipped
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         config, longest = engine.module.config, settings.data.max_tokens
@@ -185,7 +187,7 @@ class Learner:
         what = f"the norm of the gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         self.skipped += 1
         if self.skipped > self.settings.skipped_steps:
-            raise LossError(_not_finite(what, step, self.settings.skipped_steps))
+            raise LossError(_not_finite(what, step, self.settings.skipped_steps, self.section))
         return metrics | {"loss": _number(loss), "grad_norm": _number(norm), "skipped": what}
 
     def _count_operations(self, batch: dict[str, torch.Tensor]) -> float:
@@ -228,10 +230,13 @@ def _seed(seed: int, step: int, row: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {step} {row}".encode(), digest_size=7).digest(), "big")
 
 
-def _not_finite(what: str, step: Step, allowed: int) -> str:
+def _not_finite(what: str, step: Step, allowed: int, section: str) -> str:
     more = f" and {len(step.ids) - NAMED_IDS} more" if len(step.ids) > NAMED_IDS else ""
     before = f", and {allowed} before it were skipped (training.skipped_steps)" if allowed else ""
-    return (
+    head = (
         f"training stopped at step {step.step}: {what}{before}. Its samples are {', '.join(step.ids[:NAMED_IDS])}"
-        f"{more}. Look at them, lower training.learning_rate, or let training.skipped_steps pass over a few"
+        f"{more}. Look at them, "
     )
+    if section != "training":  # no other section has skipped_steps
+        return f"{head}or lower {section}.learning_rate"
+    return f"{head}lower training.learning_rate, or let training.skipped_steps pass over a few"

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """What one run of the loop trains: `tokens` (its tables `tokens` and `heldout_tokens`, its summary's `steps`)."""
+    """What one run of the loop trains: `tokens` (its tables `tokens` and `heldout_tokens`, its summary's `steps`).
+
+    section: of the experiment file, where the user sets what messages tell to change.
+    """
 
     attempt: Attempt
     tokens: Artifact
     settings: TrainingSettings
     seed: int
     trust_remote_code: bool
+    section: str = "training"
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,9 @@ def _train(
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     checkpoints = Checkpoints(training.attempt, rank, world, kept=settings.checkpoints_kept)
     whole = checkpoints.newest()
-    seed, trust_remote_code = training.seed, training.trust_remote_code
-    with trainable_model(model_folder, settings, seed=seed, trust_remote_code=trust_remote_code) as model:
+    seed, section = training.seed, training.section
+    trusted = training.trust_remote_code
+    with trainable_model(model_folder, settings, seed=seed, trust_remote_code=trusted, section=section) as model:
         if whole is not None:
             checkpoints.restore_weights(model, whole)
         engine = start_engine(model, settings)
@@ -99,6 +104,7 @@ def _train(
             heldout=next(read_steps(training.tokens, 0, of="heldout_tokens"), None),
             skipped=sum("skipped" in line for line in log),
             asked_to_checkpoint=asked_to_checkpoint,
+            section=section,
         )
         if whole is not None:
             unlearned = empty_row(next(_steps(training.tokens, 0, [])).rows[0])

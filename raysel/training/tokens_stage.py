@@ -1,17 +1,12 @@
 """Stage `tokens`: the ordered samples, templated, tokenised, masked and packed, as rows ready to train on."""
 
-import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from raysel.errors import UserError
-from raysel.models.loading import load_tokenizer
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.packing import PACKABLE_MODEL_TYPES
@@ -29,13 +24,7 @@ from raysel.training.token_shards import (
     write_heldout_shard,
     write_token_shard,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-class TokenError(UserError):
-    """Samples that cannot be made into token rows as asked."""
+from raysel.training.tokenizer_source import TokenError, TokenizerSource, read_config, refuse_beyond_positions
 
 
 def run(run: StageRun) -> StageOutput:
@@ -74,17 +63,8 @@ def run(run: StageRun) -> StageOutput:
     return StageOutput([*records, heldout] if heldout else records, summary)
 
 
-def refuse_beyond_positions(config: dict[str, Any], max_tokens: int, setting: str) -> None:
-    """`TokenError` where the model has fewer positions than `max_tokens`."""
-    longest = config.get("max_position_embeddings")
-    if longest is not None and max_tokens > longest:
-        raise TokenError(
-            f"{setting} {max_tokens} is more than the model's {longest} positions; set it to at most {longest}"
-        )
-
-
 def _write_steps(
-    run: StageRun, source: "TokenizerSource", data: TokenSettings, packing: bool
+    run: StageRun, source: TokenizerSource, data: TokenSettings, packing: bool
 ) -> tuple[list[ShardRecord], dict[str, Any]]:
     order, corpus = run.inputs["order"], run.inputs["corpus"]
     if data.batch_tokens is None:
@@ -108,7 +88,7 @@ def _write_steps(
 
 
 def _write_queues(
-    run: StageRun, source: "TokenizerSource", data: TokenSettings
+    run: StageRun, source: TokenizerSource, data: TokenSettings
 ) -> tuple[list[ShardRecord], dict[str, Any]]:
     order, corpus = run.inputs["order"], run.inputs["corpus"]
     rows = order.rows("queues")
@@ -151,28 +131,6 @@ def _write_shards(
             done[missing[at]] = record
             tracker.advance(1)
     return [done[index] for index in items]
-
-
-def read_config(model: Artifact | str) -> dict:
-    """The `config.json` of a model artifact or of a local folder."""
-    if isinstance(model, str):
-        return json.loads((Path(model) / "config.json").read_text())
-    [shard] = [shard for shard in model.shards("model") if shard.path.endswith("/config.json")]
-    return json.loads(model.store.read_bytes(f"{model.address}/{shard.path}"))
-
-
-@dataclass(frozen=True)
-class TokenizerSource:
-    """The tokenizer of a model artifact or of a local folder, with a chat template."""
-
-    model: Artifact | str
-    template: str
-    trust_remote_code: bool
-
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = self.model if isinstance(self.model, str) else self.model.local_folder("model", Path(scratch))
-            return load_tokenizer(folder, self.template, trust_remote_code=self.trust_remote_code)
 
 
 def _starts_by_tokens(

@@ -1,12 +1,15 @@
 """LESS: Adam's direction and the influence by hand, projected rows against what they are made of."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from raysel.selection.less import GradientProjector, adam_direction, influence, normalise, subtask_means
 from raysel.selection.projection import BlockSketch
-from tests.embedding.families import family
+from tests.embedding.families import SHAPE, family
 from tests.selection.adapters import adapted, example, examples, one_by_one
 
 
@@ -14,7 +17,7 @@ def test_influence_by_hand() -> None:
     """Two checkpoints at rates 3 and 1, so 3/4 and 1/4; subtask "a" has two samples, "b" one."""
     gradients = [np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), np.array([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]])]
     target = [np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), np.array([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0]])]
-    scores, best = influence(gradients, subtask_means(target, ["a", "b", "a"]), [3.0, 1.0])
+    scores, best = influence(gradients, subtask_means([(target, ["a", "b", "a"])]), [3.0, 1.0])
     # Means of "a": (0.8, 0.4) and (0.5, 0.5); of "b": (0, 1) and (0, -1).
     # Sample 0: "a" 3/4 * 0.8 + 1/4 * 0.5, "b" 0 - 1/4. Sample 1: "a" 0.3 + 0.125, "b" 3/4. Sample 2: "a" 1/4 * 0.7.
     np.testing.assert_allclose(scores, [0.725, 0.75, 0.175], rtol=1e-12)
@@ -33,7 +36,8 @@ def test_means_first_is_the_mean_of_all_inner_products(kind: type) -> None:
         for rate, rows, own in zip(rates, gradients, target, strict=True)
     )
     by_subtask = {s: products[:, [i for i, own in enumerate(subtasks) if own == s]].mean(1) for s in "abc"}
-    means = subtask_means(target, subtasks)
+    # In parts, of which the second has no "c".
+    means = subtask_means(([rows[part] for rows in target], subtasks[part]) for part in (slice(0, 4), slice(4, 7)))
     scores, best = influence(gradients, means, rates)
     np.testing.assert_allclose(scores, np.max(list(by_subtask.values()), axis=0), rtol=1e-12)
     assert best == [max("abc", key=lambda s, i=i: by_subtask[s][i]) for i in range(11)]
@@ -44,7 +48,7 @@ def test_means_first_is_the_mean_of_all_inner_products(kind: type) -> None:
 
 
 def test_no_samples_have_no_scores() -> None:
-    scores, best = influence([np.zeros((0, 4))], subtask_means([np.ones((1, 4))], ["a"]), [1.0])
+    scores, best = influence([np.zeros((0, 4))], subtask_means([([np.ones((1, 4))], ["a"])]), [1.0])
     assert scores.shape == (0,)
     assert best == []
 
@@ -60,7 +64,7 @@ def test_no_samples_have_no_scores() -> None:
 )
 def test_targets_that_cannot_be_are_refused(target: list[np.ndarray], subtasks: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        subtask_means(target, subtasks)
+        subtask_means([(target, subtasks)])
 
 
 @pytest.mark.parametrize(
@@ -75,12 +79,12 @@ def test_targets_that_cannot_be_are_refused(target: list[np.ndarray], subtasks: 
 )
 def test_gradients_that_do_not_fit_are_refused(gradients: list[np.ndarray], rates: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        influence(gradients, subtask_means([np.zeros((1, 4))], ["a"]), rates)
+        influence(gradients, subtask_means([([np.zeros((1, 4))], ["a"])]), rates)
 
 
 def test_checkpoints_with_other_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="all checkpoints must have the same rows"):
-        influence([np.zeros((2, 4)), np.zeros((3, 4))], subtask_means([np.zeros((1, 4))] * 2, ["a"]), [1.0, 1.0])
+        influence([np.zeros((2, 4)), np.zeros((3, 4))], subtask_means([([np.zeros((1, 4))] * 2, ["a"])]), [1.0, 1.0])
 
 
 def test_adam_direction_by_hand() -> None:
@@ -145,6 +149,29 @@ def test_rows_are_the_projected_directions_of_the_loaded_checkpoint(with_moments
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
         np.testing.assert_allclose(np.linalg.norm(found.astype(float), axis=1), [1, 1, 1, 1, 1, 0], atol=1e-3)
     assert np.abs(expected[0] - expected[1]).max() > 0.05
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """Of a model and batches so large that torch's own threads, three of them, would."""
+    torch.manual_seed(0)
+    shape = SHAPE | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    wide = AutoModelForCausalLM.from_config(LlamaConfig(**shape))
+    samples = [example(190 - 10 * (seed // 2), 60, seed) for seed in range(16)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            model = adapted(copy.deepcopy(wide), ["q_proj", "k_proj", "v_proj", "o_proj"])
+            projector = GradientProjector(model, seed=0, token_budget=1520, threads=threads)
+            weights = {name: 2 * matrix for name, matrix in model.named_parameters() if "lora_" in name}
+            projector.load(weights, None)
+            found.append(projector.rows(samples))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].any(axis=1).all()
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).all()
 
 
 def test_a_gradient_of_zero_has_a_row_of_zeros() -> None:

@@ -1,7 +1,10 @@
 """Gradients of single samples from a batch: those of plain autograd, one sample at a time."""
 
+import copy
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from raysel.selection import sample_gradients
 from raysel.selection.sample_gradients import SampleGradients
@@ -94,6 +97,24 @@ def test_samples_that_the_attention_mixes_go_one_at_a_time() -> None:
     for layer in model.model.layers:
         layer.post_attention_layernorm.register_forward_hook(lambda _module, _args, out: out - out.mean(0))
     assert not SampleGradients(adapted(model)).batched
+
+
+def test_fresh_adapters_are_tried_as_others_are_and_stay_fresh() -> None:
+    """Beside a B of zeros all gradients of A are 0, also those that a batch gives to another of its samples."""
+
+    def swapped(_module: torch.nn.Module, _args: tuple, output: torch.Tensor) -> None:
+        output.register_hook(lambda gradient: gradient.flip(0))
+
+    model = get_peft_model(family("llama"), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"]))
+    assert SampleGradients(copy.deepcopy(model)).batched
+    for name, module in model.named_modules():
+        if name.endswith("lora_A.default"):
+            module.register_forward_hook(swapped)
+    gradients = SampleGradients(model)
+    assert not gradients.batched
+    for name, matrix in gradients.matrices.items():
+        assert matrix.any() == ("lora_A" in name)
+        assert matrix.grad is None
 
 
 def test_sixteen_bit_models_are_summed_in_float32() -> None:

@@ -53,11 +53,12 @@ def learn(alone: None, store: Store, tmp_path: Path) -> Callable[..., Any]:
         name: str = "m",
         report: Any = lambda metrics: None,
         asked_to_checkpoint: Callable[[], bool] = lambda: False,
+        section: str = "training",
     ) -> Any:
         attempt = store.attempt("model", name)
         folder = tmp_path / "export" / attempt.name
         folder.mkdir(parents=True)
-        training = Training(attempt, tokens, settings, seed=0, trust_remote_code=False)
+        training = Training(attempt, tokens, settings, seed=0, trust_remote_code=False, section=section)
         return train(training, model, load_tokenizer(model), folder, report, asked_to_checkpoint), folder
 
     return run

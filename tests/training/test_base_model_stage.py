@@ -6,7 +6,7 @@ from pathlib import Path
 from raysel.models.loading import load_tokenizer
 from raysel.models.settings import BaseModelSettings
 from raysel.store import ShardRecord, Store
-from raysel.training.base_model_stage import prepare, unpublished
+from raysel.training.base_model_stage import prepare
 from raysel.training.settings import TokenSettings
 from tests.training.runs import write_corpus
 
@@ -23,7 +23,7 @@ def test_the_tokenizer_and_the_token_rows_have_whole_conversations(store: Store,
     attempt = store.attempt("base_model", "b")
     data = TokenSettings(max_tokens=base.context, batch_samples=base.batch_samples)
     prepared = prepare(attempt, corpus, base, data, 0)
-    made = unpublished(attempt, [ShardRecord(**record) for record in prepared.summary["records"]])
+    made = attempt.unpublished([ShardRecord(**record) for record in prepared.summary["records"]])
     tokenizer = load_tokenizer(made.local_folder("start", tmp_path))
     for message in TOLD:
         assert len(tokenizer.tokenize(message["content"])) == 1

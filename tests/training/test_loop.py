@@ -143,6 +143,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_samples(
         learn(tmp_path / "broken", tokens, TrainingSettings(data=DATA, method=method))
     row = tokens.read("tokens", filters=[("step", "==", 0)]).to_pylist()[0]
     assert all(name in str(error.value) for name in row["ids"])
+    assert "lower training.learning_rate, or let training.skipped_steps" in str(error.value)
+    with pytest.raises(LossError, match=r"or lower selection\.less\.warmup\.learning_rate$"):
+        learn(tmp_path / "broken", tokens, TrainingSettings(data=DATA, method=method), section="selection.less.warmup")
 
 
 @pytest.mark.parametrize(
@@ -274,5 +277,7 @@ def test_what_deepspeed_does_not_take_is_refused(
 def test_targets_that_the_model_has_not_are_refused(learn, store: Store, tiny_llama: Path) -> None:
     tokens = write_tokens(store, tiny_llama, 4, DATA)
     settings = TrainingSettings(data=DATA, lora=LoraSettings(targets=["query_key_value"]))
-    with pytest.raises(AdapterError, match=r"query_key_value.*q_proj"):
+    with pytest.raises(AdapterError, match=r"^training\.lora\.targets .*query_key_value.*q_proj"):
         learn(tiny_llama, tokens, settings)
+    with pytest.raises(AdapterError, match=r"^selection\.less\.warmup\.lora\.targets .*query_key_value.*q_proj"):
+        learn(tiny_llama, tokens, settings, section="selection.less.warmup")

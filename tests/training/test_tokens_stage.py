@@ -14,7 +14,7 @@ from raysel.store import Artifact, Attempt, Store
 from raysel.training import tokens_stage
 from raysel.training.examples import IGNORED
 from raysel.training.settings import TokenSettings
-from raysel.training.tokens_stage import TokenError
+from raysel.training.tokenizer_source import TokenError
 from tests.training.runs import write_corpus, write_order
 
 HISTORY = json.dumps(
