@@ -70,6 +70,7 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "curriculum_kind": _at(experiment, "curriculum", "kind"),
         "preselect": experiment.get("preselect") or {},
         "pool_words": pool_words(experiment),
+        "effective_samples": effective_samples(findings),
         "kl_reduction": findings.summary_of("subset").get("kl_reduction"),
         "corpus_summary": findings.summary_of("corpus"),
         "method": _at(experiment, "selection", "method"),
@@ -84,6 +85,12 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
     context["sections"] = sections(findings, context)
     html = _environment().get_template("report.html.jinja").render(context)
     return Page(html.encode(), [key for key, _ in context["sections"]])
+
+
+def effective_samples(findings: Findings) -> float:
+    """Of DSIR's weights, summed over the languages; 0 without them."""
+    by_language = findings.summary_of("importance").get("effective_samples", {})
+    return sum(by_language.values()) if isinstance(by_language, dict) else 0.0
 
 
 def sections(findings: Findings, context: Mapping[str, Any]) -> list[tuple[str, str]]:

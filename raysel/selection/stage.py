@@ -71,9 +71,9 @@ def run(run: StageRun) -> StageOutput:
     languages: Counter[str] = Counter()
     for record in records:
         languages.update(record.summary["languages"])
-    if not languages:
+    if not languages and settings.tokens is not None:
         raise SelectorError(
-            f"no row fits its language's share of selection.tokens {settings.tokens}: raise it, or lower the number of "
+            f"selection.tokens {settings.tokens:,}: no row fits its language's share of it; raise it, or take fewer "
             "languages"
         )
     summary: dict[str, Any] = {"languages": dict(sorted(languages.items()))}

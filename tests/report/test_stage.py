@@ -159,10 +159,19 @@ def test_compared_selectors_stand_side_by_side(published, store, cluster, progre
         attempt = store.attempt("subset", step)
         made = [attempt.write_table("subset", 0, kept)]
         others[step] = attempt.publish(made, settings={}, inputs={}, version=1, summary={})
+    weighed = {"effective_samples": {"en": 12.0, "sw": 3.0}}
+    for step, stage, summary in (("importance", "importance", weighed), ("subset", "subset", {"kl_reduction": 0.25})):
+        attempt = store.attempt(stage, f"dsir-{step}")
+        rows = published["subset"].read("subset")
+        table = rows if step == "subset" else rows.select(["id", "lang", "score"])
+        records = [attempt.write_table(step, 0, table)]
+        others[step] = attempt.publish(records, settings={}, inputs={}, version=1, summary=summary)
     page = Page(run_stage(published | others, store, cluster, progress))
     assert "overlap" in page.sections
     text = " ".join(" ".join(page.texts).split())
     assert "LangGPS + KMC Random what is trained on" in text
+    assert "0.250 nats nearer to the target" in text
+    assert "worth 15 equal ones" in text
     share = decimal(len(range(0, len(trained), 2)) / len(trained), 2)
     assert f"{decimal(1.0, 2)} {share} {decimal(1.0, 2)}" in text
     assert "overlap" not in Page(run_stage(published, store, cluster, progress)).sections

@@ -184,7 +184,7 @@ def test_a_budget_in_tokens_that_few_rows_fit(line: SelectionLine) -> None:
     chosen = line.subset(tokens=tokens)
     assert sum(line.tokens[row["id"]] for row in chosen) <= tokens
     assert "no row fits the share of selection.tokens of" in line.made["subset"].summary["warnings"][0]
-    with pytest.raises(SelectorError, match="no row fits its language's share"):
+    with pytest.raises(SelectorError, match="no row fits its language's share of it"):
         line.subset(tokens=2)
 
 
