@@ -10,20 +10,26 @@ from raysel.store import Artifact, Store
 
 @dataclass(frozen=True)
 class Decision:
-    """What will happen to a step and why."""
+    """What will happen to a step and why. same_as: the name of an earlier step of this run that makes its artifact."""
 
     step: Step
     artifact: Artifact | None
     reason: str
+    same_as: str | None = None
 
 
 def decide(steps: list[Step], store: Store, previous: Mapping[str, Any]) -> list[Decision]:
     """For each step whether it is reused or run, and the reason; `previous` is the last run's record of its steps."""
     decisions: list[Decision] = []
+    first: dict[str, str] = {}
     for step in steps:
         artifact = store.artifact(step.stage, step.fingerprint)
         if artifact is not None:
             decisions.append(Decision(step, artifact, f"published {artifact.manifest['published']}"))
+            continue
+        same_as = first.setdefault(step.fingerprint, step.name)
+        if same_as != step.name:
+            decisions.append(Decision(step, None, f"the same as {same_as}", same_as))
             continue
         decisions.append(Decision(step, None, _why(step, store, previous)))
     return decisions

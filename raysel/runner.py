@@ -70,6 +70,9 @@ def _execute_all(
             if decision.artifact is not None:
                 console.print(f"{head}: reused", style="dim", markup=False, highlight=False)
                 artifacts[step.name] = decision.artifact
+            elif decision.same_as is not None:
+                console.print(f"{head}: {decision.reason}", style="dim", markup=False, highlight=False)
+                artifacts[step.name] = artifacts[decision.same_as]
             else:
                 console.print(f"{head}: {decision.reason}", markup=False, highlight=False)
                 progress = Progress(console, step.name)
@@ -267,12 +270,12 @@ def print_plan(experiment: Experiment, console: Console, *, until: str | None = 
     needed = disk_needs(experiment, decisions, {})
     table = Table("step", "", "why", "at most on disk", box=None)
     for decision in decisions:
-        reuse = decision.artifact is not None
+        reuse = decision.artifact is not None or decision.same_as is not None
         most = needed.get(decision.step.stage, 0)
         size = "" if reuse or not most else disk.readable(most)
         table.add_row(decision.step.name, "reuse" if reuse else "run", decision.reason, size)
     console.print(table)
-    to_run = [decision for decision in decisions if decision.artifact is None]
+    to_run = [decision for decision in decisions if decision.artifact is None and decision.same_as is None]
     reused = len(decisions) - len(to_run)
     console.print(f"{len(to_run)} to run, {reused} reused; storage {store.shown('')}", highlight=False)
     _tell_preset(experiment, decisions[0].step, console)

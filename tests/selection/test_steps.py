@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from raysel.decisions import decide
 from raysel.errors import UserError
 from raysel.experiment import ExperimentError, experiment_from
 from raysel.pipeline import expand
@@ -59,6 +60,13 @@ def test_comparing_changes_nothing_that_is_trained_on(steps: Steps) -> None:
             own = f"subset_{method}{'_corpus' if candidates == 'corpus' else ''}"
             assert beside[own].fingerprint == alone["subset"].fingerprint
             assert len({beside[name].fingerprint for name in beside if name.startswith("subset_")}) == 8
+
+
+def test_a_step_that_another_one_makes_is_told_once(steps: Steps) -> None:
+    planned = list(steps({"method": "dsir", "compare": ["dsir"]}).values())
+    store = Store(str(steps.folder / "store"))
+    same = {decision.step.name: decision.same_as for decision in decide(planned, store, {}) if decision.same_as}
+    assert same == {"subset_dsir": "subset"}
 
 
 def test_what_the_method_does_not_read_does_not_count(steps: Steps) -> None:
