@@ -2,9 +2,7 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from raysel.embedding.batches import batches_under_budget
 from raysel.embedding.cpu import copy_for_thread
 from raysel.embedding.last_tokens import LastTokenForward, block_count, exact_forward, is_out_of_memory
 from raysel.embedding.positions import long_rope_from, position_limit
+from raysel.embedding.threads import one_thread_each
 from raysel.embedding.token_budget import BUDGETS, DEFAULT_TOKEN_BUDGET, fastest_budget
 
 if TYPE_CHECKING:
@@ -190,30 +189,9 @@ class LastTokenEncoder:
         halve: bool = True,
     ) -> None:
         """Hand `take` the rows and states of each batch; of its halves, where it does not fit in memory."""
-        waiting = deque(batches)
-
-        def work(forward: LastTokenForward) -> None:
-            torch.set_num_threads(1)
-            try:
-                while True:
-                    try:
-                        rows = waiting.popleft()
-                    except IndexError:
-                        return
-                    self._forward(forward, tokens, rows, take, halve=halve)
-            except BaseException:
-                waiting.clear()
-                raise
-
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(len(self.forwards)) as pool:
-            running = [pool.submit(work, forward) for forward in self.forwards]
-            try:
-                for one in running:
-                    one.result()
-            finally:
-                waiting.clear()
-                torch.set_num_threads(threads)  # what threads begun later would otherwise inherit from ours
+        one_thread_each(
+            self.forwards, batches, lambda forward, rows: self._forward(forward, tokens, rows, take, halve=halve)
+        )
 
     def _forward(
         self,

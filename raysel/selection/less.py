@@ -8,9 +8,8 @@ Shapes: n samples, m target samples in S subtasks, K checkpoints, D width of the
 """
 
 import copy
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysel.embedding.last_tokens import is_out_of_memory
+from raysel.embedding.threads import one_thread_each
 from raysel.selection.projection import WIDTH, BlockSketch
 from raysel.selection.sample_gradients import SampleGradients
 from raysel.training.examples import Example
@@ -180,30 +180,8 @@ class GradientProjector:
         not fit in memory goes in halves; MemoryError for a sample that does not fit alone.
         """
         found = np.zeros((len(examples), self.width), dtype=np.float16)
-        waiting = deque(self.gradients.batches(examples, self.token_budget))
-
-        def work(lane: _Lane) -> None:
-            torch.set_num_threads(1)
-            try:
-                while True:
-                    try:
-                        batch = waiting.popleft()
-                    except IndexError:
-                        return
-                    self._project(lane, examples, batch, found)
-            except BaseException:
-                waiting.clear()
-                raise
-
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(len(self.lanes)) as pool:
-            running = [pool.submit(work, lane) for lane in self.lanes]
-            try:
-                for one in running:
-                    one.result()
-            finally:
-                waiting.clear()
-                torch.set_num_threads(threads)  # what threads begun later would otherwise inherit from ours
+        batches = self.gradients.batches(examples, self.token_budget)
+        one_thread_each(self.lanes, batches, lambda lane, batch: self._project(lane, examples, batch, found))
         return found
 
     def _project(
