@@ -56,13 +56,15 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="a Parquet file with lang, prompt and response")
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=256, help="of the model, a multiple of 64")
+    parser.add_argument("--zero", type=int, nargs="+", default=[0, 1, 2, 3], help="the stages of `overhead`")
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder, Cluster(num_cpus=torch.get_num_threads()) as cluster:
-        bench = Bench(Path(folder), cluster, arguments.corpus, arguments.steps)
+        bench = Bench(Path(folder), cluster, arguments.corpus, arguments.steps, arguments.width)
         if arguments.what == "packing":
             compare_packing(bench, arguments.rounds)
         elif arguments.what == "overhead":
-            compare_overhead(bench, arguments.rounds)
+            compare_overhead(bench, arguments.zero, arguments.rounds)
         else:
             compare_engine(bench)
 
@@ -70,7 +72,7 @@ def main() -> None:
 class Bench:
     """A model, real samples in a random order, and the ways to train on them."""
 
-    def __init__(self, folder: Path, cluster: Cluster, corpus: Path, steps: int) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, corpus: Path, steps: int, width: int) -> None:
         self.folder, self.cluster, self.runs = folder, cluster, 0
         self.store = Store(str(folder / "store"))
         table = pq.read_table(corpus, columns=["lang", "prompt", "response"])
@@ -82,15 +84,15 @@ class Bench:
             self.model
         )
         torch.manual_seed(0)
-        # The shape of the small base models that raysel makes, width 256.
+        # At width 256 the shape of the small base models that raysel makes.
         AutoModelForCausalLM.from_config(
             LlamaConfig(
                 vocab_size=4096,
-                hidden_size=256,
-                intermediate_size=680,
+                hidden_size=width,
+                intermediate_size=width * 85 // 32,
                 num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=4,
+                num_attention_heads=width // 64,
+                num_key_value_heads=width // 64,
                 max_position_embeddings=2048,
                 tie_word_embeddings=True,
             )
@@ -194,11 +196,11 @@ def compare_packing(bench: Bench, rounds: int) -> None:
     show(ways, rounds)
 
 
-def compare_overhead(bench: Bench, rounds: int) -> None:
+def compare_overhead(bench: Bench, stages: Sequence[int], rounds: int) -> None:
     """Each run on Ray and DeepSpeed between two plain ones: the speed of a machine changes within minutes."""
     tokens = bench.tokens(packing=True)
     print("| ZeRO | s | plain PyTorch, same rows, s | times as fast |\n| --- | --- | --- | --- |")
-    for zero in (0, 1, 2, 3):
+    for zero in stages:
         plain, seconds = [bench.same_rows(tokens)], []
         for _ in range(rounds):
             seconds.append(bench.stage(tokens, zero, 1))

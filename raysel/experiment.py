@@ -87,8 +87,9 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def base_model_is_one(self) -> "Experiment":
-        if self.embedding.model is not None and self.embedding.model.base is not None:
-            raise ValueError("embedding.model.base: a small base model can only be made as the experiment's model")
+        for name, model in (("embedding.model", self.embedding.model), ("evaluation.judge", self.evaluation.judge)):
+            if model is not None and model.base is not None:
+                raise ValueError(f"{name}.base: a small base model can only be made as the experiment's model")
         return self
 
     @model_validator(mode="after")

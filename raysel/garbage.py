@@ -29,11 +29,12 @@ def find_garbage(store: Store) -> Garbage:
     for info in records:
         record = store.read_json(store.relative(info.path))
         named |= {f"{step['stage']}/{step['fingerprint']}" for step in record["steps"].values()} if record else set()
+    named |= (cells := _cells(store, named)) or set()
     artifacts: dict[str, int] = {}
     files: list[str] = []
     size = 0
     is_leftover = _Leftovers(store)
-    for stage in STAGES:
+    for stage in (*STAGES, *(("cells",) if cells is not None else ())):
         for info in store.list_files(stage):
             path = store.relative(info.path)
             address = "/".join(path.split("/")[:2])
@@ -43,6 +44,15 @@ def find_garbage(store: Store) -> Garbage:
                 files.append(path)
                 size += info.size
     return Garbage(sorted(artifacts), files, size + sum(artifacts.values()))
+
+
+def _cells(store: Store, named: set[str]) -> set[str] | None:
+    """The evaluated cells that the named results were gathered from; None while results are named and not published:
+    their cells may be finished already."""
+    results = [store.artifact(*address.split("/")) for address in named if address.startswith("results/")]
+    if None in results:
+        return None
+    return {f"cells/{cell}" for artifact in results if artifact for cell in artifact.summary.get("cells", [])}
 
 
 class _Leftovers:

@@ -8,8 +8,8 @@ from raysel.experiment import ClusterSettings, Experiment
 from raysel.graph import Graph
 from raysel.selection_steps import add_selection, add_target
 from raysel.settings import counted
-from raysel.steps import Leaf, Step
-from raysel.store import Store
+from raysel.steps import STAGES, Leaf, Step
+from raysel.store import Store, digest
 
 
 def expand(experiment: Experiment, store: Store, until: str | None = None) -> list[Step]:
@@ -174,14 +174,21 @@ def _add_evaluation(graph: Graph) -> None:
     if graph.tasks is None:
         return
     evaluation = graph.experiment.evaluation
+    given = graph.templated if evaluation.chat_template else graph.trained
+    judge = {} if evaluation.judge is None else {"judge": graph.leaf_of_model(evaluation.judge)}
     for name in evaluation.models:
+        tuned = {"tuned": graph.steps["model"]} if name == "tuned" else {}
+        parts: list[Step | Leaf] = [*graph.base.values(), *graph.model_leaf.values(), *tuned.values(), *judge.values()]
         graph.add(
             f"results_{name}",
             "results",
-            {"evaluation": counted(evaluation) | {"tasks": None}, "model_name": name, **graph.trained},
-            more_inputs=graph.base | ({"tuned": graph.steps["model"]} if name == "tuned" else {}),
-            leaves=graph.model_leaf | {"tasks": graph.tasks},
-            execution={"evaluation": evaluation},
+            {"evaluation": counted(evaluation) | {"tasks": None, "judge": None}, "model_name": name, **given},
+            more_inputs=graph.base | tuned,
+            leaves=graph.model_leaf | {"tasks": graph.tasks} | judge,
+            execution={
+                "evaluation": evaluation,
+                "identity": digest([STAGES["results"][0], *(part.fingerprint for part in parts)]),
+            },
         )
 
 

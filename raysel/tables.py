@@ -159,6 +159,8 @@ ITEMS = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
+        # Names the item in all languages; null where a task's items are not parallel.
+        pa.field("group", pa.string()),
     ]
 )
 

@@ -29,10 +29,10 @@ from raysel.corpus.duplicates import (
     rows_per_band,
     signatures,
 )
-from raysel.corpus.identification import identify
 from raysel.corpus.label_scripts import script_mismatch
 from raysel.corpus.plain_text import digest_of, earlier_texts, normalised, whole_text
 from raysel.corpus.settings import AuditSettings
+from raysel.languages.identification import identify
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import FINDINGS, IDENTIFIED

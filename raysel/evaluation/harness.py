@@ -4,8 +4,8 @@ import copy
 import math
 import random
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,17 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from raysel.evaluation.intervals import bootstrap_interval, mean_interval
-from raysel.evaluation.tasks import EvalTask, TaskError
+from raysel.evaluation.judge import WORST, judge, judge_prompt, rating_of
+from raysel.evaluation.language_confusion import right_language
+from raysel.evaluation.tasks import EvalTask, TaskError, rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # A statistic that is no mean (BLEU, chrF, F1) is computed anew on every resample.
 STATISTIC_RESAMPLES = 300
+# lm-eval's name for the metric of a task that is scored elsewhere.
+NO_METRIC = "bypass"
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,18 @@ class ItemScore:
     """One metric of one item. value is NaN where the metric has none for a single item (F1, BLEU, perplexity).
 
     prompt is what stood before the answer; answer is the model's: the likeliest choice, the generated text after
-    the filter, or the log-likelihood of a text that was only scored. target is the right answer.
+    the filter, or the log-likelihood of a text that was only scored. target is the right answer. group names the item
+    in all languages; None where the items are not parallel. judgement is what the judge wrote, where there is one.
     """
 
     item: int
+    group: str | None
     metric: str
     value: float
     prompt: str
     answer: str
     target: str
+    judgement: str | None = None
 
 
 def harness_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, batch_size: int) -> HFLM:
@@ -74,13 +81,57 @@ def sandbox_templates() -> None:
 
 
 def evaluate_task(
-    lm: HFLM, task: EvalTask, *, limit: int | None, seed: int
+    lm: HFLM,
+    task: EvalTask,
+    *,
+    limit: int | None,
+    seed: int,
+    chat_template: bool = False,
+    judged_by: HFLM | None = None,
 ) -> tuple[list[MetricScore], list[ItemScore]]:
     """Score the first `limit` items of `task` (all where None). Metric values are lm-eval's own.
+
+    Answers that are generated have the metric `right_language` beside the task's own, over those that are long enough
+    to tell. A task with `metadata.judge` has the metric `rating`, from 1 to 5, by the model `judged_by`.
 
     Raises `TaskError` for a metric that lm-eval does not have or an item whose target is none of its choices: lm-eval
     would look for the first on the hub and count the second as a wrong answer.
     """
+    lm_task, rows, results, samples = _run(lm, task, limit=limit, seed=seed, chat_template=chat_template)
+    asked = [(_asked(lm_task, task, sample, rows), sample) for sample in samples]
+    items = [
+        replace(item, metric=_shown(metric, sample["filter"]), value=_number(sample[metric]))
+        for item, sample in asked
+        for metric in _metrics(sample)
+    ]
+    aggregations = lm_task.aggregation()
+    scores = []
+    for metric, filtered in dict.fromkeys(
+        (metric, sample["filter"]) for sample in samples for metric in _metrics(sample)
+    ):
+        values = [sample[metric] for sample in samples if sample["filter"] == filtered and metric in sample["metrics"]]
+        aggregation = aggregations.get(metric, mean)
+        if aggregation is mean:
+            low, high = mean_interval([float(value) for value in values], seed=seed)
+        else:
+            low, high = bootstrap_interval(values, aggregation, seed=seed, resamples=STATISTIC_RESAMPLES)
+        value = float(results[f"{metric},{filtered}"])
+        scores.append(MetricScore(_shown(metric, filtered), value, low, high, len(values)))
+    if lm_task.OUTPUT_TYPE == "generate_until":
+        answers = {item.item: (item, str(sample["resps"][0][0])) for item, sample in asked}
+        for of_answers in _of_answers(answers, task, judged_by):
+            items += of_answers
+            told = [item.value for item in of_answers if math.isfinite(item.value)]
+            if told:
+                low, high = mean_interval(told, seed=seed)
+                scores.append(MetricScore(of_answers[0].metric, float(np.mean(told)), low, high, len(told)))
+    return scores, items
+
+
+def _run(
+    lm: HFLM, task: EvalTask, *, limit: int | None, seed: int, chat_template: bool
+) -> tuple[Any, list[int] | None, dict[str, Any], list[dict[str, Any]]]:
+    """lm-eval's task, the rows of its split that were scored (None: all), lm-eval's results, and its logged samples."""
     config = copy.deepcopy(task.config)
     unknown = [entry["metric"] for entry in config.get("metric_list") or [] if entry["metric"] not in metric_registry]
     if unknown:
@@ -94,40 +145,81 @@ def evaluate_task(
         loaded = TaskManager(include_defaults=False).load([config])
         lm_task = loaded["tasks"][task.name]
         lm_task.set_fewshot_seed(seed)
-        output = evaluate(lm, loaded, limit=limit, log_samples=True, bootstrap_iters=0)
-    samples = output["samples"][task.name]
-    items = [item for sample in samples for item in _item_scores(lm_task, sample)]
-    aggregations = lm_task.aggregation()
-    scores = []
-    for metric, filtered in dict.fromkeys((metric, s["filter"]) for s in samples for metric in s["metrics"]):
-        values = [s[metric] for s in samples if s["filter"] == filtered and metric in s["metrics"]]
-        aggregation = aggregations.get(metric, mean)
-        if aggregation is mean:
-            low, high = mean_interval([float(value) for value in values], seed=seed)
-        else:
-            low, high = bootstrap_interval(values, aggregation, seed=seed, resamples=STATISTIC_RESAMPLES)
-        value = float(output["results"][task.name][f"{metric},{filtered}"])
-        scores.append(MetricScore(_shown(metric, filtered), value, low, high, len(values)))
-    return scores, items
+        rows = _keep_part(lm_task, task)
+        output = evaluate(
+            lm,
+            loaded,
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=0,
+            apply_chat_template=chat_template,
+            # As `lm_eval.simple_evaluate` has it: without a chat template it does nothing.
+            fewshot_as_multiturn=True,
+        )
+    return lm_task, rows, output["results"][task.name], output["samples"][task.name]
+
+
+def _metrics(sample: dict[str, Any]) -> list[str]:
+    return [metric for metric in sample["metrics"] if metric != NO_METRIC]
+
+
+def _keep_part(lm_task: Any, task: EvalTask) -> list[int] | None:
+    """Leave in the evaluated split only the rows of the task's part; their numbers, None for the whole split."""
+    if task.part == "whole":
+        return None
+    split = lm_task.config.test_split or lm_task.config.validation_split
+    rows = rows_of(len(lm_task.dataset[split]), task.dev_share, task.part)
+    lm_task.dataset[split] = lm_task.dataset[split].select(rows)
+    return rows
+
+
+def _of_answers(
+    answers: dict[int, tuple[ItemScore, str]], task: EvalTask, judged_by: HFLM | None
+) -> Iterator[list[ItemScore]]:
+    """The items of the metrics that look at a whole generated answer, before any filter: one list for each metric.
+
+    An answer in another language than the instruction's is rated 1, whatever the judge would say (transfer-dynamics,
+    section 3); a judgement without a rating leaves the item without one.
+    """
+    metadata = task.config.get("metadata") or {}
+    lang = metadata.get("answer_lang", task.lang)
+    right = {number: right_language(answer, lang) for number, (_, answer) in answers.items()}
+    if any(told is not None for told in right.values()):
+        yield [
+            replace(item, metric="right_language", value=math.nan if (told := right[number]) is None else float(told))
+            for number, (item, _) in answers.items()
+        ]
+    if not metadata.get("judge"):
+        return
+    if judged_by is None:
+        raise TaskError("its answers are rated by a judge model: set evaluation.judge, or leave the task out")
+    rated = [number for number in answers if right[number] is not False]
+    prompts = [judge_prompt(answers[number][0].prompt, answers[number][1], task.lang) for number in rated]
+    judgements = dict(zip(rated, judge(judged_by, prompts), strict=True))
+    yield [
+        replace(item, metric="rating", value=float(WORST), judgement="not asked: the answer is in another language")
+        if number not in judgements
+        else replace(item, metric="rating", value=_number(rating_of(judgements[number])), judgement=judgements[number])
+        for number, (item, _) in answers.items()
+    ]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, Real) else math.nan
 
 
 def _shown(metric: str, filtered: str) -> str:
     return metric if filtered == "none" else f"{metric},{filtered}"
 
 
-def _item_scores(task: Any, sample: dict[str, Any]) -> list[ItemScore]:
-    prompt, answer, target = _texts(task, sample)
-    return [
-        ItemScore(
-            item=int(sample["doc_id"]),
-            metric=_shown(metric, sample["filter"]),
-            value=float(sample[metric]) if isinstance(sample[metric], Real) else math.nan,
-            prompt=prompt,
-            answer=answer,
-            target=target,
-        )
-        for metric in sample["metrics"]
-    ]
+def _asked(lm_task: Any, task: EvalTask, sample: dict[str, Any], rows: list[int] | None) -> ItemScore:
+    """The item of a logged sample, before any metric."""
+    number = int(sample["doc_id"]) if rows is None else rows[int(sample["doc_id"])]
+    prompt, answer, target = _texts(lm_task, sample)
+    group = None
+    if task.item is not None:
+        group = str(number) if task.item == "position" else lm_eval.utils.apply_template(task.item, sample["doc"])
+    return ItemScore(number, group, "", math.nan, prompt, answer, target)
 
 
 def _texts(task: Any, sample: dict[str, Any]) -> tuple[str, str, str]:

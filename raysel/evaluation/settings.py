@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from raysel.models.settings import ModelSettings
 from raysel.settings import Section, execution
 
 
@@ -13,10 +14,13 @@ class EvaluationSettings(Section):
     tasks is a folder with lm-eval task YAML files (searched recursively); include and exclude are globs of task names.
     split `test` scores a task's `test_split`, `dev` its `validation_split`; a chosen task without it is refused.
     limit scores the first items of each task; shots puts that many examples before each item (default: what the
-    task file says). No chat template is applied, as is lm-eval's default.
+    task file says). chat_template puts every prompt into the model's chat template (default: none is applied, as is
+    lm-eval's default).
+    judge is the model that rates open-ended answers, where a task asks for one.
     models says which are evaluated: the model before training, the one after it, or both.
-    batch_size (sequences per forward pass; default 16 on a CPU, 32 on a GPU) is kept in the plan.
-    workers defaults to one per GPU, without a GPU to two or the number of CPUs if that is less.
+    batch_size (sequences per forward pass) is kept in the plan; it defaults to 16 on a CPU, on a GPU to what fits.
+    gpus_per_worker defaults to the fewest GPUs that hold the model; it is split over them.
+    workers defaults to as many as the GPUs hold, without a GPU to two or the number of CPUs if that is less.
     """
 
     tasks: str | None = None
@@ -25,9 +29,12 @@ class EvaluationSettings(Section):
     split: Literal["test", "dev"] = "test"
     limit: int | None = Field(None, ge=1)
     shots: int | None = Field(None, ge=0)
+    chat_template: bool = False
+    judge: ModelSettings | None = None
     models: list[Literal["base", "tuned"]] = execution(["base", "tuned"], min_length=1)
     batch_size: int | None = execution(None, ge=1)
     workers: int | None = execution(None, ge=1)
+    gpus_per_worker: int | None = execution(None, ge=1)
     cell_timeout_minutes: float = execution(60.0, gt=0)
 
     def without_effect(self) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -36,6 +36,9 @@ class EvalTask:
     lang: str
     config: dict[str, Any]
     files: tuple[str, ...]
+    item: str | None = None
+    part: Literal["whole", "dev", "test"] = "whole"
+    dev_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -220,3 +223,7 @@ def _values(value: Any) -> Iterator[Any]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def rows_of(n: int, share: float, part: str) -> list[int]:
+    return list(range(n))

@@ -113,11 +113,15 @@ def load_causal_lm(
     adapter: str | Path | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    device_map: str | None = None,
 ) -> "PreTrainedModel":
-    """The causal language model in `folder`, with the PEFT adapter in `adapter` on it if one is given."""
+    """The causal language model in `folder`, with the PEFT adapter in `adapter` on it if one is given.
+
+    device_map: "balanced" splits the blocks over the GPUs that this process sees.
+    """
     from transformers import AutoModelForCausalLM
 
-    model = _load(AutoModelForCausalLM, folder, dtype, trust_remote_code)
+    model = _load(AutoModelForCausalLM, folder, dtype, trust_remote_code, device_map=device_map)
     if adapter is not None:
         from peft import PeftModel
 

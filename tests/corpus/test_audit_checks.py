@@ -17,9 +17,9 @@ from raysel.corpus.duplicates import (
     rows_per_band,
     signatures,
 )  # fmt: skip
-from raysel.corpus.identification import identify, known_languages
 from raysel.corpus.label_scripts import script_mismatch, scripts_of_label
 from raysel.corpus.plain_text import normalised, shingles, tokens_of, whole_text
+from raysel.languages.identification import identify, known_languages
 from tests.corpus.samples import demo_rows
 
 
@@ -127,7 +127,7 @@ def test_the_demo_corpus_is_in_the_languages_it_says() -> None:
 def test_the_model_is_the_one_in_the_package_and_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    from raysel.corpus.identification import _detector
+    from raysel.languages.identification import _detector
 
     _detector.cache_clear()
 

@@ -50,11 +50,15 @@ def identify(prompt: str, response: str, label: str) -> Identified:
     parts = [_probabilities(prompt), _probabilities(response)]
     alike = alike_to(label)
     probability = min(1.0, max(_sum(part, alike) for part in (both, *parts)))
-    if _size(f"{prompt}{response}") < LEAST_LETTERS or any(_likeliest(part) in alike for part in (both, *parts)):
+    if letters(f"{prompt}{response}") < LEAST_LETTERS or any(_likeliest(part) in alike for part in (both, *parts)):
         return Identified(found, probability, None)
     # Prompt and response in two languages are a translation, whatever the model makes of them together.
-    long = [part for part, text in zip(parts, (prompt, response), strict=True) if _size(text) >= LEAST_LETTERS_OF_PART]
-    segments = [text for text in SEGMENT_END.split(f"{prompt}\n{response}") if _size(text) >= LEAST_LETTERS_OF_SEGMENT]
+    long = [
+        part for part, text in zip(parts, (prompt, response), strict=True) if letters(text) >= LEAST_LETTERS_OF_PART
+    ]
+    segments = [
+        text for text in SEGMENT_END.split(f"{prompt}\n{response}") if letters(text) >= LEAST_LETTERS_OF_SEGMENT
+    ]
     sure = all(_sum(part, alike_to(found)) >= FOUND_SEEN for part in long) and not any(
         _sum(_probabilities(text), alike) >= LABEL_SEEN for text in segments
     )
@@ -98,7 +102,7 @@ def _probabilities(text: str) -> dict[str, float]:
     return found
 
 
-def _size(text: str) -> int:
+def letters(text: str) -> int:
     """Letters, where a Han character, kana or Hangul syllable counts as three."""
     return sum(3 if character >= "\u2e80" else 1 for character in text if character.isalpha())
 
