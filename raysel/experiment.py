@@ -26,10 +26,9 @@ from raysel.settings import Section
 from raysel.training.settings import TrainingSettings
 
 # These may also be a name on the Hugging Face hub: they are paths only where such a file or folder exists.
-NAME_OR_PATH = (("corpus", "path"), ("model", "path"), ("embedding", "model", "path"))
-TEMPLATES = tuple(
-    (*keys, *more) for keys in (("model", "template"), ("embedding", "model", "template")) for more in ((), ("name",))
-)
+MODELS = (("model",), ("embedding", "model"), ("evaluation", "judge"))
+NAME_OR_PATH = (("corpus", "path"), *((*keys, "path") for keys in MODELS))
+TEMPLATES = tuple((*keys, "template", *more) for keys in MODELS for more in ((), ("name",)))
 FILES = (
     ("evaluation", "tasks"),
     ("selection", "target", "path"),

@@ -192,7 +192,13 @@ def _prepared(name: str, files: list[Path], raw: dict[str, Any], settings: Evalu
     for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
         if available is not None and config.get(key) is not None and config[key] not in available:
             raise TaskError(f"task {name}: {key} is {config[key]!r}, but its data_files have only {sorted(available)}")
-    return EvalTask(name, language(name, config), config, tuple(str(file) for file in [*files, *data]))
+    return EvalTask(
+        name,
+        language(name, config),
+        config,
+        tuple(str(file) for file in [*files, *data]),
+        (config.get("metadata") or {}).get("item"),
+    )
 
 
 def _refuse_code(name: str, file: Path, config: dict[str, Any]) -> None:

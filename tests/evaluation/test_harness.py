@@ -5,11 +5,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from raysel.errors import UserError
-from raysel.evaluation.harness import evaluate_task, harness_model
+from raysel.evaluation import harness
+from raysel.evaluation.harness import ItemScore, evaluate_task, harness_model
 from raysel.evaluation.intervals import wilson_interval
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import EvalTask, load_tasks
@@ -92,6 +94,54 @@ def test_real_tasks_are_lm_evals(shared_data: Path, tiny_llama: Path, lm: Any) -
             assert score.value == expected[task.name][score.metric if "," in score.metric else f"{score.metric},none"]
         assert len(items) == 6
         assert all(item.prompt and item.target for item in items)
+
+
+def test_a_chat_template_is_applied_as_lm_eval_does(tmp_path: Path, tiny_llama: Path) -> None:
+    """With shots as turns of a conversation, as lm-eval has it where a template is applied."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    task = one(write_choice_tasks(tmp_path, ("en",)), shots=1)
+    chatting = harness_model(load_causal_lm(tiny_llama), load_tokenizer(tiny_llama, "chatml"), batch_size=BATCH)
+    scores, items = evaluate_task(chatting, task, limit=None, seed=0, chat_template=True)
+    assert items[0].prompt.count("<|im_start|>") == 4
+    again = harness_model(load_causal_lm(tiny_llama), load_tokenizer(tiny_llama, "chatml"), batch_size=BATCH)
+    expected = simple_evaluate(
+        model=again,
+        tasks=[copy.deepcopy(task.config)],
+        task_manager=TaskManager(include_defaults=False),
+        apply_chat_template=True,
+        fewshot_random_seed=0,
+        log_samples=True,
+    )
+    samples = expected["samples"][task.name]
+    assert [item.prompt for item in items if item.metric == "acc"] == [
+        sample["arguments"][int(np.argmax([response[0] for response in sample["filtered_resps"]]))][0]
+        for sample in samples
+    ]
+    assert scores[0].value == expected["results"][task.name]["acc,none"]
+
+
+def test_generated_answers_are_checked_for_their_language() -> None:
+    said = [("Le chat dort sur le vieux fauteuil rouge.", 1.0), ("The cat sleeps on the old red chair.", 0.0)]
+    said.append(("42", math.nan))
+    items = [ItemScore(i, None, "", math.nan, "Que fait le chat ?", answer, "") for i, (answer, _) in enumerate(said)]
+    answers = {item.item: (item, item.answer) for item in items}
+    (told,) = harness._of_answers(answers, EvalTask("choice_fr", "fr", {}, ()), None)
+    assert [item.metric for item in told] == ["right_language"] * 3
+    assert [item.value for item in told] == pytest.approx([right for _, right in said], nan_ok=True)
+    translated = EvalTask("to_en_fr", "fr", {"metadata": {"answer_lang": "en"}}, ())
+    (told,) = harness._of_answers(answers, translated, None)
+    assert [item.value for item in told] == pytest.approx([0.0, 1.0, math.nan], nan_ok=True)
+    assert not list(harness._of_answers(answers, EvalTask("x", "fr", {"metadata": {"answer_lang": "none"}}, ()), None))
+
+
+@pytest.mark.parametrize(("item", "groups"), [("{{id}}", ["en0", "en1"]), ("position", ["0", "1"]), (None, [None] * 2)])
+def test_parallel_items_are_named(tmp_path: Path, lm: Any, item: str | None, groups: list[str | None]) -> None:
+    folder = write_choice_tasks(tmp_path, ("en",))
+    write_task(folder, choice_config("en", metadata={"item": item}))
+    items = evaluate_task(lm, one(folder), limit=2, seed=0)[1]
+    assert [item.group for item in items if item.metric == "acc"] == groups
 
 
 def test_an_adapter_is_lm_evals_peft(tmp_path: Path, tiny_llama: Path) -> None:

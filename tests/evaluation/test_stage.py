@@ -1,11 +1,14 @@
 """The stage on Ray: cells, failures, what is carried on."""
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raysel.cluster import Cluster
+from raysel.errors import UserError
 from raysel.evaluation import stage
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import load_tasks
@@ -24,6 +27,7 @@ def new_run(
         "trust_remote_code": False,
         "seed": 7,
         "model_name": "base",
+        "identity": parts.pop("identity", "a model"),
     }
     leaves = {} if model is None else {"model": str(model)}
     return StageRun(settings, parts.get("inputs", {}), leaves, attempt, cluster, progress)
@@ -44,12 +48,18 @@ def test_cells_failures_and_carrying_on(tmp_path: Path, tiny_llama: Path, cluste
     assert "choice_sw: UndefinedError: 'no_such_column' is undefined" in str(caught.value)
     assert store.artifact("results", "a") is None
 
+    assert not isinstance(caught.value, UserError), "part of the work is done: exit code 1"
+    kept = cells_of(store)
+    assert len(kept) == 2
+
+    # Mending the task makes it another artifact, of which two cells are there already.
     write_task(folder, choice_config("sw"))
-    second = store.attempt("results", "a")
+    second = store.attempt("results", "b")
     output = stage.run(new_run(second, folder, cluster, progress, model=tiny_llama))
     artifact = publish(second, output)
-    made_by = [shard.path.split("/")[0] for shard in artifact.shards("results")]
-    assert made_by == [first.name, second.name, first.name]
+    assert cells_of(store).items() >= kept.items()
+    assert sorted(artifact.summary["cells"]) == sorted(cells_of(store))
+    assert len(cells_of(store)) == 3
 
     results = artifact.read("results").to_pylist()
     assert [(row["task"], row["metric"]) for row in results] == [
@@ -71,25 +81,62 @@ def test_cells_failures_and_carrying_on(tmp_path: Path, tiny_llama: Path, cluste
         macro = sum(row["value"] for row in results if row["metric"] == metric) / 3
         assert summary["macro"][metric] == pytest.approx(macro)
 
-    third = stage.run(new_run(store.attempt("results", "a"), folder, None, progress, model=tiny_llama))
-    assert list(third.records) == list(output.records)
+    # Under another name and from another folder the cells are equal, and none is scored again.
+    shutil.copytree(folder, tmp_path / "copy")
+    other = new_run(store.attempt("results", "c"), tmp_path / "copy", cluster, progress, model=Path("nowhere"))
+    other.settings["model_name"] = "tuned"  # type: ignore[index]
+    renamed = publish(other.attempt, stage.run(other))
+    assert set(renamed.read("items")["model"].to_pylist()) == {"tuned"}
+    assert renamed.read("results").drop(["model"]).equals(artifact.read("results").drop(["model"]))
+    assert len(cells_of(store)) == 3
 
 
-def worker(run: StageRun, plan: dict[str, Any], **changes: Any) -> stage.CellWorker:
+def cells_of(store: Store) -> dict[str, str]:
+    """address -> the attempt that published it."""
+    addresses = {store.relative(info.path).split("/")[1] for info in store.list_files("cells")}
+    found = {address: store.artifact("cells", address) for address in addresses}
+    return {address: cell.manifest["attempt"] for address, cell in found.items() if cell is not None}
+
+
+def test_what_decides_a_cells_numbers_decides_its_address(tmp_path: Path, progress: Progress) -> None:
+    folder = write_choice_tasks(tmp_path / "tasks", ("en",))
+    attempt = Store(str(tmp_path / "store")).attempt("results", "a")
+    plan = {"batch_size": 4, "threads": 1, "gpus": 0}
+
+    def address(plan: dict[str, Any] = plan, **parts: Any) -> str:
+        run = new_run(attempt, folder, None, progress, **parts)
+        return stage._address(run, plan, load_tasks(run.settings["evaluation"])[0])
+
+    first = address()
+    others = [
+        address(identity="another model"),
+        address(plan | {"batch_size": 8}),
+        address(plan | {"threads": 2}),
+        *(address(evaluation=changed) for changed in ({"split": "dev"}, {"limit": 3}, {"shots": 1})),
+    ]
+    file = folder / "items" / "en.test.jsonl"
+    file.write_text(file.read_text().replace("water", "the sea"))
+    others.append(address())
+    assert len({first, *others}) == 1 + len(others)
+    assert address(evaluation={"workers": 2, "cell_timeout_minutes": 1}) == others[-1]
+
+
+def worker(run: StageRun, plan: dict[str, Any], **models: Any) -> stage.CellWorker:
     settings = run.settings["evaluation"]
-    arguments = {
-        "attempt": run.attempt,
-        "plan": plan,
-        "tasks": load_tasks(settings),
-        "base": run.inputs.get("model") or run.leaves.get("model"),
-        "tuned": run.inputs.get("tuned"),
-        "evaluation": settings,
-        "trust_remote_code": False,
-        "seed": 7,
-        "model_name": "tuned",
-        "threads": 1,
-    }
-    return stage.CellWorker(**arguments | changes)
+    model = stage.EvaluatedModel(
+        run.inputs.get("model") or run.leaves.get("model"), run.inputs.get("tuned"), None, trust_remote_code=False
+    )
+    return stage.CellWorker(
+        store=run.attempt.store,
+        plan={"threads": 1, "gpus": 0} | plan,
+        tasks=load_tasks(settings),
+        addresses=["a-cell"],
+        model=model,
+        judge=models.get("judge"),
+        evaluation=settings,
+        seed=7,
+        identity="a model",
+    )
 
 
 def test_models_and_adapters_come_from_artifacts(tmp_path: Path, tiny_llama: Path, progress: Progress) -> None:
@@ -111,7 +158,7 @@ def test_models_and_adapters_come_from_artifacts(tmp_path: Path, tiny_llama: Pat
 
     base, lora = artifact("model", tiny_llama), artifact("adapter", tmp_path / "lora")
     whole = artifact("model", save_tiny_llama(tmp_path / "whole", seed=5))
-    plan = {"tasks": ["choice_en"], "batch_size": 4}
+    plan = {"batch_size": 4}
     attempt = store.attempt("results", "a")
     probe = torch.arange(10)[None]
     logits = []
@@ -130,19 +177,56 @@ def test_a_cell_that_takes_too_long_fails_and_says_which_setting(
     tmp_path: Path, tiny_llama: Path, progress: Progress
 ) -> None:
     folder = write_choice_tasks(tmp_path / "tasks", ("en",))
-    attempt = Store(str(tmp_path / "store")).attempt("results", "a")
-    plan = {"tasks": ["choice_en"], "batch_size": 1}
-    run = new_run(attempt, folder, None, progress, model=tiny_llama, evaluation={"cell_timeout_minutes": 1e-4})
-    failure = worker(run, plan).process({"cell": 0})["failure"]
+    store = Store(str(tmp_path / "store"))
+    run = new_run(
+        store.attempt("results", "a"),
+        folder,
+        None,
+        progress,
+        model=tiny_llama,
+        evaluation={"cell_timeout_minutes": 1e-4},
+    )
+    failure = worker(run, {"batch_size": 1}).process({"cell": 0})["failure"]
     assert failure == "took longer than 0.006 s (evaluation.cell_timeout_minutes)"
-    assert attempt.finished(plan) == {}
+    assert cells_of(store) == {}
+
+
+def test_open_answers_are_rated_by_a_judge_of_the_users(tmp_path: Path, tiny_llama: Path, progress: Progress) -> None:
+    """A random model judges: what it writes holds no rating, which is said of every item and made up of none."""
+    from raysel.models.settings import ModelSettings
+
+    folder = write_choice_tasks(tmp_path / "tasks", ("en",))
+    write_task(
+        folder,
+        choice_config(
+            "en",
+            output_type="generate_until",
+            doc_to_choice=None,
+            doc_to_target="{{choices[0]}}",
+            metric_list=[{"metric": "exact_match"}],
+            generation_kwargs={"until": ["\n"], "max_gen_toks": 4},
+            metadata={"judge": True},
+        ),
+    )
+    store = Store(str(tmp_path / "store"))
+    wish = {"limit": 2, "judge": ModelSettings(path=str(tiny_llama))}
+    run = new_run(store.attempt("results", "a"), folder, None, progress, model=tiny_llama, evaluation=wish)
+    assert worker(run, {"batch_size": 2}).process({"cell": 0})["failure"].startswith("its answers are rated by a judge")
+    judging = worker(run, {"batch_size": 2}, judge=str(tiny_llama))
+    assert judging.process({"cell": 0})["failure"] == ""
+    cell = store.artifact("cells", "a-cell")
+    assert cell is not None
+    rated = [row for row in cell.read("items").to_pylist() if row["metric"] == "rating"]
+    assert [row["item"] for row in rated] == [0, 1]
+    assert all(row["judgement"] and math.isnan(row["value"]) for row in rated)
+    assert "rating" not in cell.summary["values"]
 
 
 def test_the_plan_keeps_the_batch_size(tmp_path: Path, tiny_llama: Path, cluster: Cluster, progress: Progress) -> None:
     folder = write_choice_tasks(tmp_path / "tasks", ("en",))
     attempt = Store(str(tmp_path / "store")).attempt("results", "a")
-    attempt.plan(lambda: {"tasks": ["choice_en"], "batch_size": 3})
-    wish = {"batch_size": 5, "workers": 1, "limit": 2}
+    attempt.plan(lambda: {"tasks": ["choice_en"], "batch_size": 3, "threads": 1, "gpus": 0})
+    wish = {"workers": 1, "limit": 2}
     output = stage.run(new_run(attempt, folder, cluster, progress, model=tiny_llama, evaluation=wish))
     assert {record.rows for record in output.records} == {len(METRICS), 2 * len(METRICS)}
     assert attempt.plan(dict)["batch_size"] == 3

@@ -55,3 +55,14 @@ def test_a_folder_without_runs_is_left_alone(tmp_path: Path) -> None:
     published(store, "kept")
     with pytest.raises(UserError, match="holds no run"):
         find_garbage(store)
+
+
+def test_the_cells_of_results_stay_with_them(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for cell in ("used", "unused"):
+        store.attempt("cells", cell).publish([], settings={}, inputs={}, version=1, summary={})
+    steps = {"results_base": {"stage": "results", "fingerprint": "r"}}
+    store.write_json("runs/a/run.json", {"steps": steps})
+    assert find_garbage(store).artifacts == [], "the results may still be gathered from them"
+    store.attempt("results", "r").publish([], settings={}, inputs={}, version=1, summary={"cells": ["used"]})
+    assert find_garbage(store).artifacts == ["cells/unused"]
