@@ -268,8 +268,7 @@ class CellWorker:
         except DeadlineError as error:
             failure = f"{error} (evaluation.cell_timeout_minutes)"
         except (*CELL_FAULTS, DatasetsError) as error:
-            lines = str(error).strip().splitlines() or [""]
-            failure = lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0][:500]}"
+            failure = _said(error)
         return {"cell": cell, "task": task.name, "failure": failure}
 
     def _score(self, task: EvalTask, address: str) -> None:
@@ -309,6 +308,15 @@ class CellWorker:
             judge = EvaluatedModel(self.judge, None, settings.template.name, settings.trust_remote_code)
             self.judged_by = judge.load(self.plan["batch_size"], self.plan["gpus"])
         return self.judged_by
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error, with that of its cause: datasets says what is wrong with a file only there."""
+    line = (str(error).strip().splitlines() or [""])[0][:500]
+    if isinstance(error, UserError):
+        return line
+    cause = f" ({_said(error.__cause__)})" if error.__cause__ is not None else ""
+    return f"{type(error).__name__}: {line}{cause}"
 
 
 def _write(attempt: Attempt, table: str, index: int, rows: list[dict[str, Any]]) -> ShardRecord:
