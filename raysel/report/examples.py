@@ -1,5 +1,6 @@
 """Single samples worth reading: evaluated items with the models' answers, and both ends of separability."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,12 +43,17 @@ class EndSample:
     history: list[dict[str, str]]
 
 
-def choose_items(items: Iterable[Item], how_many: int, *, seed: int) -> list[Item]:
-    """`how_many` of the items (lang, task, number) at random: one of each language, then a second of each, ..."""
+def choose_items(items: Iterable[Item], each: int, *, seed: int) -> list[Item]:
+    """`each` of the items (lang, task, number) of every task and language at random: one of each language, then a
+    second of each, ..."""
     drawn = sorted((draw(seed, "\0".join(map(str, item))), item) for item in set(items))
-    turns: dict[str, int] = {}
+    of_cell: Counter[tuple[str, str]] = Counter()
+    of_language: Counter[str] = Counter()
     ranked = []
     for chance, item in drawn:
-        turns[item[0]] = turns.get(item[0], 0) + 1
-        ranked.append((turns[item[0]], chance, item))
-    return [item for _, _, item in sorted(ranked)[:how_many]]
+        lang, task, _ = item
+        of_cell[lang, task] += 1
+        if of_cell[lang, task] <= each:
+            of_language[lang] += 1
+            ranked.append((of_language[lang], chance, item))
+    return [item for _, _, item in sorted(ranked)]

@@ -11,16 +11,16 @@ from raysel.report.examples import Answer, EndSample, Example, Item, choose_item
 from raysel.store import Artifact, ShardRecord
 
 
-def draw_examples(results: Mapping[str, Artifact], how_many: int, *, seed: int) -> list[Example]:
-    """Items at random with every model's answers; the same items for every model."""
-    if not results or not how_many:
+def draw_examples(results: Mapping[str, Artifact], each: int, *, seed: int) -> list[Example]:
+    """Items of every task at random with every model's answers; the same items for every model."""
+    if not results or not each:
         return []
     items: set[Item] = set()
     first = next(iter(results.values()))
     for shard in first.shards("items"):
         table = first.read_shard(shard, ["lang", "task", "item"])
         items.update(zip(*(table[name].to_pylist() for name in ("lang", "task", "item")), strict=True))
-    chosen = choose_items(items, how_many, seed=seed)
+    chosen = choose_items(items, each, seed=seed)
     rows = {model: _rows_of(artifact, chosen) for model, artifact in results.items()}
     return [_example(key, {model: found[key] for model, found in rows.items() if key in found}) for key in chosen]
 

@@ -92,6 +92,12 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
+def both_ends(text: str, length: int) -> str:
+    """At most `length` characters, from the beginning and the end: of a prompt with shots, the question comes last."""
+    half = (length - 3) // 2
+    return text if len(text) <= length else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
+
+
 def without_secrets(value: Any) -> Any:
     """Plain data in which the addresses (`s3://key:secret@bucket?...`) have lost what gives access to them."""
     if isinstance(value, dict):

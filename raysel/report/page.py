@@ -28,6 +28,7 @@ from raysel.report.subset_figure import draw_subset
 NEAREST_NAMED = 3
 # Longer tables than this are folded; a click or the print-out opens them.
 OPEN_ROWS = 24
+OPEN_EXAMPLES = 6
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "light": css_variables(LIGHT),
         "dark": css_variables(DARK),
         "open_rows": OPEN_ROWS,
+        "open_examples": OPEN_EXAMPLES,
         "named_lines": NAMED_LINES,
         "findings": findings,
         "model": model_name(experiment),
@@ -267,5 +269,6 @@ def _environment() -> jinja2.Environment:
         "language": formats.language_name,
         "metric": formats.metric_name,
         "shorten": formats.shorten,
+        "both_ends": formats.both_ends,
     }
     return environment

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from raysel.report.comparison import Compared, compare, family
 from raysel.report.course_figures import stacked
 from raysel.report.curriculum import cut
 from raysel.report.differences import Interval, average, interval, resampled_means
+from raysel.report.examples import choose_items
+from raysel.report.formats import both_ends
 from raysel.report.heldout_loss import read_heldout
 from raysel.report.overlap import Choice, side_by_side
 from raysel.report.projection import choose_rows, contrasting_colours, place_labels, project, share_out, spread_labels
@@ -320,3 +323,19 @@ def test_overlap_of_selectors_by_hand() -> None:
     assert first.shares == {"en": 2 / 3, "sw": 1 / 3}
     assert [line.is_trained for line in (first, second, third)] == [False, True, False]
     assert (third.jaccard, third.shares, third.mean_tokens) == ([0.0, 0.0, 1.0], {}, None)
+
+
+def test_examples_are_of_every_task_and_language() -> None:
+    items = [(lang, f"{task}_{lang}", number) for lang in ("en", "sw") for task in ("a", "b") for number in range(9)]
+    chosen = choose_items(items, 2, seed=3)
+    assert Counter((lang, task) for lang, task, _ in chosen) == {(lang, task): 2 for lang, task, _ in items}
+    assert {lang for lang, _, _ in chosen[:2]} == {"en", "sw"}, "one of each language first"
+    assert choose_items(reversed(items), 2, seed=3) == chosen != choose_items(items, 2, seed=4)
+
+
+def test_both_ends_of_a_long_text_are_shown() -> None:
+    assert both_ends("short", 20) == "short"
+    shown = both_ends("the shots " * 50 + "the question", 60)
+    assert len(shown) <= 60
+    assert shown.startswith("the shots")
+    assert shown.endswith("the question")
