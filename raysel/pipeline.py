@@ -56,14 +56,15 @@ def _add_corpus(graph: Graph) -> None:
     if checks := audit.of_rows():
         facts = {"checks": checks, "jaccard": audit.jaccard, "language_probability": audit.language_probability}
         graph.add("audit", "audit", {"audit": facts}, "corpus", execution={"audit": audit})
+    evaluation = graph.experiment.evaluation
     if graph.tasks is not None and "contamination" in audit.checks:
         graph.add(
             "contamination",
             "contamination",
-            {"ngram": audit.ngram, "split": graph.experiment.evaluation.split},
+            {"ngram": audit.ngram, "split": evaluation.split, "dev_share": evaluation.dev_share},
             "corpus",
             leaves={"tasks": graph.tasks},
-            execution={"sources": item_sources(graph.experiment.evaluation)},
+            execution={"sources": item_sources(evaluation)},
         )
     graph.corpus = {"corpus": graph.steps["corpus"]}
     found_by = {name: "contamination" if name == "contamination" else "audit" for name in audit.drop}
@@ -178,7 +179,7 @@ def _add_evaluation(graph: Graph) -> None:
         graph.add(
             f"results_{name}",
             "results",
-            {"evaluation": counted(evaluation) | {"tasks": None}, "model_name": name, **graph.trained},
+            {"evaluation": counted(evaluation) | {"tasks": None, "data": None}, "model_name": name, **graph.trained},
             more_inputs=graph.base | ({"tuned": graph.steps["model"]} if name == "tuned" else {}),
             leaves=graph.model_leaf | {"tasks": graph.tasks},
             execution={"evaluation": evaluation},

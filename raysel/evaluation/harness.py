@@ -21,6 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from raysel.evaluation.intervals import bootstrap_interval, mean_interval
+from raysel.evaluation.metrics import register_metrics
 from raysel.evaluation.tasks import EvalTask, TaskError
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def evaluate_task(
     Raises `TaskError` for a metric that lm-eval does not have or an item whose target is none of its choices: lm-eval
     would look for the first on the hub and count the second as a wrong answer.
     """
+    register_metrics()
     config = copy.deepcopy(task.config)
     unknown = [entry["metric"] for entry in config.get("metric_list") or [] if entry["metric"] not in metric_registry]
     if unknown:
