@@ -16,6 +16,7 @@ from raysel.corpus.settings import CorpusSettings
 from raysel.embedding.settings import EmbeddingSettings
 from raysel.errors import UserError
 from raysel.evaluation.settings import EvaluationSettings
+from raysel.evaluation.suites.expand import suites
 from raysel.languages.settings import LanguagesSettings
 from raysel.mixture.settings import CurriculumSettings, MixtureSettings
 from raysel.models.settings import JINJA_FILES, ModelSettings
@@ -31,6 +32,7 @@ NAME_OR_PATH = (("corpus", "path"), *((*keys, "path") for keys in MODELS))
 TEMPLATES = tuple((*keys, "template", *more) for keys in MODELS for more in ((), ("name",)))
 FILES = (
     ("evaluation", "tasks"),
+    ("evaluation", "data"),
     ("selection", "target", "path"),
     ("languages", "vectors"),
     ("languages", "pretrain"),
@@ -267,6 +269,8 @@ def _resolve_paths(data: dict[str, Any], folder: Path, only: tuple[str, ...] | N
         if "://" in value or Path(value).expanduser().is_absolute():
             continue
         resolved = (folder / value).resolve()
+        if keys == ("evaluation", "tasks") and value in suites() and not resolved.exists():
+            continue
         slashes = (1,) if keys[0] == "corpus" else (0, 1)
         hub_name = keys in NAME_OR_PATH and value.count("/") in slashes and value[:1] not in ("", ".", "/", "~")
         hub_name = hub_name and not resolved.exists()

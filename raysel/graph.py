@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +26,7 @@ class Graph:
             from raysel.evaluation.tasks import check, leaf_files
 
             check(experiment.evaluation)
-            self.tasks = self.leaf(experiment.evaluation.tasks, leaf_files(experiment.evaluation))
+            self.tasks = self.leaf_of_tasks(leaf_files(experiment.evaluation))
 
     def add(
         self,
@@ -47,6 +48,18 @@ class Graph:
         common = os.path.commonpath([name.rpartition("/")[0] for name in names])
         shown = [name.removeprefix(common).lstrip("/") for name in names]
         return Leaf(path, {name: file_digest(self.store, file) for name, file in zip(shown, files, strict=True)})
+
+    def leaf_of_tasks(self, files: list[str]) -> Leaf:
+        """Task files and their data: moving either folder changes nothing."""
+        evaluation = self.experiment.evaluation
+        data = [
+            file for file in files if evaluation.data and Path(file).is_relative_to(Path(evaluation.data).resolve())
+        ]
+        tasks = self.leaf(str(evaluation.tasks), [file for file in files if file not in set(data)])
+        if not data:
+            return tasks
+        below = {f"data/{name}": content for name, content in self.leaf("", data).files.items()}
+        return Leaf(tasks.path, {**tasks.files, **below})
 
     def leaf_of_model(self, model: Any) -> Leaf:
         from raysel.models.loading import find_model, refuse_without_template

@@ -56,14 +56,15 @@ def _add_corpus(graph: Graph) -> None:
     if checks := audit.of_rows():
         facts = {"checks": checks, "jaccard": audit.jaccard, "language_probability": audit.language_probability}
         graph.add("audit", "audit", {"audit": facts}, "corpus", execution={"audit": audit})
+    evaluation = graph.experiment.evaluation
     if graph.tasks is not None and "contamination" in audit.checks:
         graph.add(
             "contamination",
             "contamination",
-            {"ngram": audit.ngram, "split": graph.experiment.evaluation.split},
+            {"ngram": audit.ngram, "split": evaluation.split, "dev_share": evaluation.dev_share},
             "corpus",
             leaves={"tasks": graph.tasks},
-            execution={"sources": item_sources(graph.experiment.evaluation)},
+            execution={"sources": item_sources(evaluation)},
         )
     graph.corpus = {"corpus": graph.steps["corpus"]}
     found_by = {name: "contamination" if name == "contamination" else "audit" for name in audit.drop}
@@ -176,13 +177,15 @@ def _add_evaluation(graph: Graph) -> None:
     evaluation = graph.experiment.evaluation
     given = graph.templated if evaluation.chat_template else graph.trained
     judge = {} if evaluation.judge is None else {"judge": graph.leaf_of_model(evaluation.judge)}
+    # Where they are does not count, but what they hold: leaves.
+    not_counted = {"tasks": None, "data": None, "judge": None}
     for name in evaluation.models:
         tuned = {"tuned": graph.steps["model"]} if name == "tuned" else {}
         parts: list[Step | Leaf] = [*graph.base.values(), *graph.model_leaf.values(), *tuned.values(), *judge.values()]
         graph.add(
             f"results_{name}",
             "results",
-            {"evaluation": counted(evaluation) | {"tasks": None, "judge": None}, "model_name": name, **given},
+            {"evaluation": counted(evaluation) | not_counted, "model_name": name, **given},
             more_inputs=graph.base | tuned,
             leaves=graph.model_leaf | {"tasks": graph.tasks} | judge,
             execution={

@@ -27,7 +27,8 @@ def add_target(graph: Graph) -> None:
     elif target.of == "evaluation":
         leaves["tasks"] = _development_leaf(graph)
         evaluation = experiment.evaluation
-        settings |= {"unseen": _unseen(graph), "include": evaluation.include, "exclude": evaluation.exclude}
+        chosen = {"include": evaluation.include, "exclude": evaluation.exclude, "dev_share": evaluation.dev_share}
+        settings |= {"unseen": _unseen(graph), **chosen}
         execution["evaluation"] = evaluation
     else:
         files, read, counts = _target_files(graph)
@@ -56,7 +57,7 @@ def _development_leaf(graph: Graph) -> Leaf:
     evaluation = graph.experiment.evaluation
     if evaluation.tasks is None:
         raise UserError("selection.target.of evaluation takes the development items of evaluation.tasks: set it")
-    return graph.leaf(evaluation.tasks, development_files(evaluation))
+    return graph.leaf_of_tasks(development_files(evaluation))
 
 
 def _target_files(graph: Graph) -> tuple[list[str], dict[str, Any], dict[str, Any]]:

@@ -65,7 +65,7 @@ def write_items(sources: list[ItemSource], ngram: int, attempt: Attempt) -> None
     with tempfile.TemporaryDirectory(prefix="raysel-items-") as scratch:
         for source in sources:
             if source.options is not None:
-                for number, item in enumerate(read_items(source, Path(scratch))):
+                for number, item in read_items(source, Path(scratch)):
                     named.append((f"{source.task}:{number}", source.lang))
                     texts.append(item)
     found = item_grams(texts, ngram)

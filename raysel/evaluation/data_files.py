@@ -7,6 +7,7 @@ from typing import Any
 from raysel.errors import UserError
 
 LOCAL_FORMATS = {"json", "csv", "parquet", "text", "arrow"}
+SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 BINARY = {".parquet", ".arrow", ".gz", ".zst", ".bz2", ".xz"}
 
 
@@ -40,6 +41,26 @@ def absolute_data_files(name: str, file: Path, config: dict[str, Any]) -> list[P
     absolute = {split: [str(item) for item in files] for split, files in found.items()}
     config["dataset_kwargs"] = kwargs | {"data_files": absolute}
     return [item for files in found.values() for item in files]
+
+
+def local_copy(config: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The config of a task with `data` as it reads from below `root`, and the files it cannot do without that lack.
+
+    `data.folder` is below `root`; a split is the file `<stem>.<split>.jsonl` of each of `data.files`. Split settings
+    whose files are not there are dropped; one to score and the one for shots must stay.
+    """
+    spec = config["data"]
+    names = {config[key] for key in SPLITS if config.get(key)}
+    files = {name: [root / spec["folder"] / f"{stem}.{name}.jsonl" for stem in spec["files"]] for name in names}
+    lacking = {name: [file for file in files[name] if not file.is_file()] for name in names}
+    there = {name: [str(file) for file in files[name]] for name in sorted(names) if not lacking[name]}
+    kept = {key: value for key, value in config.items() if key not in SPLITS or value in there}
+    missing = []
+    if not (kept.get("test_split") or kept.get("validation_split")):
+        missing += lacking[config.get("test_split") or config["validation_split"]]
+    if config.get("num_fewshot") and config.get("training_split") not in (None, *there):
+        missing += lacking[config["training_split"]]
+    return kept | {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": there}}, missing
 
 
 def split_names(config: dict[str, Any]) -> set[str] | None:

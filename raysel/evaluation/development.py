@@ -13,7 +13,8 @@ from raysel.evaluation.tasks import EvalTask, TaskError
 
 
 def development_items(task: EvalTask) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of every item of the task's `validation_split`; of several right answers, the first."""
+    """(prompt, answer) of every item that `task` (as `development_tasks` gives it) scores; of several right answers,
+    the one that examples show."""
     disable_progress_bar()
     sandbox_templates()
     config = copy.deepcopy(task.config)
@@ -21,12 +22,13 @@ def development_items(task: EvalTask) -> Iterator[tuple[str, str]]:
         if "data_files" in (config.get("dataset_kwargs") or {}):
             config["dataset_kwargs"]["cache_dir"] = cache
         loaded = TaskManager(include_defaults=False).load([config])["tasks"][task.name]
-        for number, item in enumerate(loaded.validation_docs()):
-            yield _said(loaded, item, f"item {number} of task {task.name}")
+        items = loaded.eval_docs
+        for number in task.rows(len(items)):
+            yield _said(loaded, items[number], f"item {number} of task {task.name}")
 
 
 def _said(loaded: Any, item: dict[str, Any], where: str) -> tuple[str, str]:
-    prompt, answer = loaded.doc_to_text(item), loaded.doc_to_target(item)
+    prompt, answer = loaded.doc_to_text(item), loaded.doc_to_target(item, loaded.fewshot_cfg.doc_to_target)
     if loaded.OUTPUT_TYPE == "multiple_choice":
         if loaded.multiple_input:
             raise TaskError(f"{where} has several beginnings and one end: there is no answer to learn from it")

@@ -24,7 +24,8 @@ from lm_eval.tasks import TaskManager
 from raysel.evaluation.intervals import bootstrap_interval, mean_interval
 from raysel.evaluation.judge import WORST, judge, judge_prompt, rating_of
 from raysel.evaluation.language_confusion import right_language
-from raysel.evaluation.tasks import EvalTask, TaskError, rows_of
+from raysel.evaluation.metrics import register_metrics
+from raysel.evaluation.tasks import EvalTask, TaskError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -152,6 +153,7 @@ def _run(
     lm: HFLM, task: EvalTask, *, limit: int | None, seed: int, chat_template: bool
 ) -> tuple[Any, list[int] | None, dict[str, Any], list[dict[str, Any]]]:
     """lm-eval's task, the rows of its split that were scored (None: all), lm-eval's results, and its logged samples."""
+    register_metrics()
     config = copy.deepcopy(task.config)
     unknown = [entry["metric"] for entry in config.get("metric_list") or [] if entry["metric"] not in metric_registry]
     if unknown:
@@ -187,9 +189,8 @@ def _keep_part(lm_task: Any, task: EvalTask) -> list[int] | None:
     """Leave in the evaluated split only the rows of the task's part; their numbers, None for the whole split."""
     if task.part == "whole":
         return None
-    split = lm_task.config.test_split or lm_task.config.validation_split
-    rows = rows_of(len(lm_task.dataset[split]), task.dev_share, task.part)
-    lm_task.dataset[split] = lm_task.dataset[split].select(rows)
+    rows = task.rows(len(lm_task.dataset[task.scored_split]))
+    lm_task.dataset[task.scored_split] = lm_task.dataset[task.scored_split].select(rows)
     return rows
 
 

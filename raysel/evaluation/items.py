@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from raysel.evaluation.settings import EvaluationSettings
-from raysel.evaluation.tasks import load_tasks
+from raysel.evaluation.tasks import EvalTask, load_tasks
 
 
 @dataclass(frozen=True)
 class ItemSource:
-    """Where the evaluated split of a task is. options: what its task file says about reading; None for a task whose
+    """Where the evaluated items of a task are. options: what its task file says about reading; None for a task whose
     data lm-eval fetches by name."""
 
     task: str
@@ -19,26 +19,34 @@ class ItemSource:
     format: str
     split: str
     options: dict[str, Any] | None
+    of: EvalTask
 
 
 def item_sources(settings: EvaluationSettings) -> list[ItemSource]:
-    key = "test_split" if settings.split == "test" else "validation_split"
     sources = []
     for task in load_tasks(settings):
         options = task.config.get("dataset_kwargs") or {}
-        local = "data_files" in options
-        where = (str(task.config["dataset_path"]), str(task.config[key]))
-        sources.append(ItemSource(task.name, task.lang, *where, options if local else None))
+        if files := options.get("data_files"):
+            options = options | {"data_files": {task.scored_split: files[task.scored_split]}}
+        where = (str(task.config["dataset_path"]), task.scored_split)
+        sources.append(ItemSource(task.name, task.lang, *where, options if files else None, task))
     return sources
 
 
-def read_items(source: ItemSource, scratch: Path) -> list[list[str]]:
-    """The text fields of every item, lists and nested fields too; `scratch` is for the reader's own files."""
+def read_items(source: ItemSource, scratch: Path) -> list[tuple[int, list[str]]]:
+    """Of every item that is scored, its row in the split and its text fields, those of lists and nested fields too.
+
+    `scratch` is for the reader's own files.
+    """
     import datasets
 
     datasets.disable_progress_bars()
-    rows = datasets.load_dataset(source.format, split=source.split, cache_dir=str(scratch), **(source.options or {}))
-    return [list(_texts(row)) for row in rows]
+    options = (source.options or {}) | {"cache_dir": str(scratch)}
+    if read := source.of.config.get("custom_dataset"):
+        rows = read(**options)[source.split]
+    else:
+        rows = datasets.load_dataset(source.format, split=source.split, **options)
+    return [(row, list(_texts(rows[row]))) for row in source.of.rows(len(rows))]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -11,8 +11,11 @@ from raysel.settings import Section, execution
 class EvaluationSettings(Section):
     """lm-eval task files, scored in every language.
 
-    tasks is a folder with lm-eval task YAML files (searched recursively); include and exclude are globs of task names.
-    split `test` scores a task's `test_split`, `dev` its `validation_split`; a chosen task without it is refused.
+    tasks is a folder with lm-eval task YAML files (searched recursively) or the name of a suite; include and exclude
+    are globs of task names. data is a folder with files `<dataset>/<lang>.<split>.jsonl`, which the tasks of a suite
+    read in place of the Hugging Face hub. exclude_metrics are globs of metrics that are not computed.
+    split `test` scores a task's `test_split`, `dev` its `validation_split`; a chosen task without it is refused, unless
+    dev_share says which share of the items of its only split are development items.
     limit scores the first items of each task; shots puts that many examples before each item (default: what the
     task file says). chat_template puts every prompt into the model's chat template (default: none is applied, as is
     lm-eval's default).
@@ -26,7 +29,10 @@ class EvaluationSettings(Section):
     tasks: str | None = None
     include: list[str] = Field(["*"], min_length=1)
     exclude: list[str] = []
+    data: str | None = None
+    exclude_metrics: list[str] = []
     split: Literal["test", "dev"] = "test"
+    dev_share: float | None = Field(None, gt=0, lt=1)
     limit: int | None = Field(None, ge=1)
     shots: int | None = Field(None, ge=0)
     chat_template: bool = False

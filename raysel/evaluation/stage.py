@@ -174,7 +174,6 @@ def _fitting_batch(model: EvaluatedModel, gpus: int) -> int:
 def _address(run: StageRun, plan: dict[str, Any], task: EvalTask) -> str:
     """What a cell's numbers depend on, hashed; where the files lie does not count."""
     settings: EvaluationSettings = run.settings["evaluation"]
-    config = {key: value for key, value in task.config.items() if key != "dataset_kwargs"}
     reading = dict(task.config.get("dataset_kwargs") or {})
     data = {
         split: [file_digest(run.attempt.store, file) for file in files]
@@ -183,7 +182,7 @@ def _address(run: StageRun, plan: dict[str, Any], task: EvalTask) -> str:
     return digest(
         {
             "model": run.settings["identity"],
-            "task": config | {"lang": task.lang, "item": task.item, "part": task.part, "share": task.dev_share},
+            "task": _words(task) | {"lang": task.lang, "item": task.item, "part": task.part, "share": task.dev_share},
             "reading": reading,
             "data": data,
             "split": settings.split,
@@ -194,6 +193,11 @@ def _address(run: StageRun, plan: dict[str, Any], task: EvalTask) -> str:
             "harness": _harness_version(),
         }
     )
+
+
+def _words(task: EvalTask) -> dict[str, Any]:
+    """The task's config as plain data, less where its data lies."""
+    return {key: value for key, value in task.config.items() if key != "dataset_kwargs" and not callable(value)}
 
 
 def _score_cells(
@@ -298,7 +302,7 @@ class CellWorker:
             _write(attempt, "results", 0, [shared | asdict(score) | conditions for score in scores]),
         ]
         summary = {"values": values, "items": len({item.item for item in items})}
-        facts = {"task": task.config | {"dataset_kwargs": None}, "lang": task.lang, **conditions}
+        facts = {"task": _words(task), "lang": task.lang, **conditions}
         attempt.publish(records, settings=facts, inputs={}, version=1, summary=summary)
 
     def _judge(self) -> "HFLM | None":
