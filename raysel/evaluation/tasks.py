@@ -64,8 +64,8 @@ def check(settings: EvaluationSettings) -> None:
     if judged and settings.judge is None:
         left_out = ", ".join(_globs(judged, [task.name for task in tasks]))
         raise TaskError(
-            f"the answers of {_some(judged)} are rated by a judge model, and evaluation.judge is not set: give its path, "
-            f"or leave these tasks out: evaluation.exclude: [{left_out}]"
+            f"the answers of {_some(judged)} are rated by a judge model, and evaluation.judge is not set: give its "
+            f"path, or leave these tasks out: evaluation.exclude: [{left_out}]"
         )
 
 
