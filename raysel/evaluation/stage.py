@@ -174,17 +174,13 @@ def _fitting_batch(model: EvaluatedModel, gpus: int) -> int:
 def _address(run: StageRun, plan: dict[str, Any], task: EvalTask) -> str:
     """What a cell's numbers depend on, hashed; where the files lie does not count."""
     settings: EvaluationSettings = run.settings["evaluation"]
-    reading = dict(task.config.get("dataset_kwargs") or {})
-    data = {
-        split: [file_digest(run.attempt.store, file) for file in files]
-        for split, files in (reading.pop("data_files", None) or {}).items()
-    }
+    reading = {key: value for key, value in (task.config.get("dataset_kwargs") or {}).items() if key != "data_files"}
     return digest(
         {
             "model": run.settings["identity"],
             "task": _words(task) | {"lang": task.lang, "item": task.item, "part": task.part, "share": task.dev_share},
             "reading": reading,
-            "data": data,
+            "data": [file_digest(run.attempt.store, file) for file in _data_files(task)],
             "split": settings.split,
             "limit": settings.limit,
             "template": run.settings.get("template") if settings.chat_template else None,
@@ -271,7 +267,9 @@ class CellWorker:
                 self._score(task, self.addresses[cell])
         except DeadlineError as error:
             failure = f"{error} (evaluation.cell_timeout_minutes)"
-        except (*CELL_FAULTS, DatasetsError) as error:
+        except DatasetsError as error:
+            failure = f"{_said(error)}; its data: {', '.join(_data_files(task)) or task.config['dataset_path']}"
+        except CELL_FAULTS as error:
             failure = _said(error)
         return {"cell": cell, "task": task.name, "failure": failure}
 
@@ -312,6 +310,12 @@ class CellWorker:
             judge = EvaluatedModel(self.judge, None, settings.template.name, settings.trust_remote_code)
             self.judged_by = judge.load(self.plan["batch_size"], self.plan["gpus"])
         return self.judged_by
+
+
+def _data_files(task: EvalTask) -> list[str]:
+    """Split after split."""
+    by_split = (task.config.get("dataset_kwargs") or {}).get("data_files") or {}
+    return [str(file) for _, files in sorted(by_split.items()) for file in files]
 
 
 def _said(error: BaseException) -> str:

@@ -173,6 +173,18 @@ def test_models_and_adapters_come_from_artifacts(tmp_path: Path, tiny_llama: Pat
     assert torch.equal(logits[2], logits[3])
 
 
+def test_a_broken_data_file_is_named_with_its_row(tmp_path: Path, tiny_llama: Path, progress: Progress) -> None:
+    folder = write_choice_tasks(tmp_path / "tasks", ("en",))
+    file = folder / "items" / "en.test.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], '{"id": broken', *lines[4:]]))
+    run = new_run(Store(str(tmp_path / "store")).attempt("results", "a"), folder, None, progress, model=tiny_llama)
+    failure = worker(run, {"batch_size": 1}).process({"cell": 0})["failure"]
+    assert "JSON parse error" in failure
+    assert "row 3" in failure
+    assert str(file) in failure
+
+
 def test_a_cell_that_takes_too_long_fails_and_says_which_setting(
     tmp_path: Path, tiny_llama: Path, progress: Progress
 ) -> None:
