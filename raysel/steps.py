@@ -23,7 +23,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "sums": (2, "raysel.separability.sums_stage:run"),
     "scores": (2, "raysel.separability.scores_stage:run"),
     "pool": (3, "raysel.separability.pool_stage:run"),
-    "target": (1, "raysel.selection.target_stage:run"),
+    "target": (2, "raysel.selection.target_stage:run"),
     "importance": (1, "raysel.selection.importance_stage:run"),
     "warmup": (1, "raysel.training.warmup_stage:run"),
     "gradients": (1, "raysel.selection.gradients_stage:run"),
@@ -32,7 +32,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "order": (2, "raysel.mixture.order_stage:run"),
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
-    "results": (2, "raysel.evaluation.stage:run"),
+    "results": (3, "raysel.evaluation.stage:run"),
     "report": (8, "raysel.report.stage:run"),
 }
 
