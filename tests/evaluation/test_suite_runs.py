@@ -31,7 +31,8 @@ def run(lm: Any, task: EvalTask, limit: int) -> Any:
     assert all(score.n == limit and score.ci_low <= score.value <= score.ci_high for score in scores)
     assert all(item.value == item.value and item.target for item in items)
     assert all(item.prompt or task.config["doc_to_text"] == "" for item in items)
-    assert not any("{{" in item.prompt or "$" in item.prompt for item in items)
+    assert not any("{{" in item.prompt or "{%" in item.prompt for item in items)
+    assert "$" not in task.config["doc_to_text"]
     return scores, items
 
 
@@ -88,4 +89,7 @@ def test_real_items(lm: Any, shared_data: Path, suite: str, include: list[str], 
     )
     assert len(tasks) == n
     for task in tasks:
-        run(lm, task, 3)
+        _, items = run(lm, task, 3)
+        if task.name == "mgsm_en":
+            assert items[0].prompt.count("Step-by-Step Answer:") == 9
+            assert items[0].prompt.count("The answer is") == 8

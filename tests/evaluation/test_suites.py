@@ -1,6 +1,7 @@
 """The suites that ship: their tasks, what these read, and that prompts are lm-eval's where they say so."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.suites.expand import expanded
 from raysel.evaluation.suites.reading import read_splits
 from raysel.evaluation.tasks import EvalTask, check, development_files, development_tasks, leaf_files, load_tasks
+from raysel.experiment import load_experiment
+from raysel.pipeline import expand
+from raysel.store import Store
+from tests.conftest import REPOSITORY
 from tests.evaluation.suite_data import row_of, write_suite_data
 
 FLORES: dict[str, Any] = {"tasks": "flores", "exclude_metrics": ["spbleu"]}
@@ -382,3 +387,30 @@ def test_made_rows_have_the_fields_of_the_real_ones(shared_data: Path) -> None:
         real = rows_of(shared_data, name, 1)[0]
         assert row_of(dataset, name.rpartition(".")[2], 0).keys() <= real.keys()
     assert row_of("xquad", "validation", 0).keys() == rows_of(shared_data, "xquad/de.validation", 1)[0].keys()
+
+
+# In an experiment.
+
+
+def results(tmp_path: Path, *overrides: str) -> str:
+    """The fingerprint of the results of the demo's base model."""
+    experiment = load_experiment(REPOSITORY / "experiments" / "demo.yaml", [f"storage={tmp_path / 'out'}", *overrides])
+    steps = {step.name: step for step in expand(experiment, Store(experiment.storage))}
+    return steps["results_base"].fingerprint
+
+
+def test_an_experiment_names_a_suite_and_its_data_counts_wherever_it_is(tmp_path: Path) -> None:
+    assert results(tmp_path, "evaluation.tasks=demo") == results(tmp_path)
+    data = write_suite_data(tmp_path / "here", "ling-informed", 2, {"zh"})
+    chosen = ("evaluation.tasks=ling-informed", "evaluation.include=[xcopa_zh]", "evaluation.dev_share=0.5")
+    first = results(tmp_path, *chosen, f"evaluation.data={data}")
+    there = tmp_path / "deeper" / "there"
+    shutil.copytree(data, there)
+    assert results(tmp_path, *chosen, f"evaluation.data={there}") == first
+    assert results(tmp_path, *chosen, f"evaluation.data={there}", "evaluation.dev_share=0.4") != first
+    file = there / "xcopa" / "zh.test.jsonl"
+    file.write_text(file.read_text().replace("wet", "dry"))
+    assert results(tmp_path, *chosen, f"evaluation.data={there}") != first
+    assert results(tmp_path, *chosen) != first
+    with pytest.raises(UserError, match=r"/langgsp'.*no such suite"):
+        results(tmp_path, "evaluation.tasks=langgsp")
