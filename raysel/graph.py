@@ -52,9 +52,8 @@ class Graph:
     def leaf_of_tasks(self, files: list[str]) -> Leaf:
         """Task files and their data: moving either folder changes nothing."""
         evaluation = self.experiment.evaluation
-        data = [
-            file for file in files if evaluation.data and Path(file).is_relative_to(Path(evaluation.data).resolve())
-        ]
+        root = Path(evaluation.data or "").expanduser().resolve()
+        data = [file for file in files if evaluation.data is not None and Path(file).is_relative_to(root)]
         tasks = self.leaf(str(evaluation.tasks), [file for file in files if file not in set(data)])
         if not data:
             return tasks

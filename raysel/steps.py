@@ -23,7 +23,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "sums": (2, "raysel.separability.sums_stage:run"),
     "scores": (2, "raysel.separability.scores_stage:run"),
     "pool": (3, "raysel.separability.pool_stage:run"),
-    "target": (1, "raysel.selection.target_stage:run"),
+    "target": (2, "raysel.selection.target_stage:run"),
     "importance": (1, "raysel.selection.importance_stage:run"),
     "warmup": (1, "raysel.training.warmup_stage:run"),
     "gradients": (1, "raysel.selection.gradients_stage:run"),

@@ -50,10 +50,11 @@ def local_copy(config: dict[str, Any], root: Path) -> tuple[dict[str, Any], list
     whose files are not there are dropped; one to score and the one for shots must stay.
     """
     spec = config["data"]
-    names = {config[key] for key in SPLITS if config.get(key)}
+    # In this order: the first split decides the types, and MGSM has worked answers only where it trains.
+    names = list(dict.fromkeys(config[key] for key in SPLITS if config.get(key)))
     files = {name: [root / spec["folder"] / f"{stem}.{name}.jsonl" for stem in spec["files"]] for name in names}
     lacking = {name: [file for file in files[name] if not file.is_file()] for name in names}
-    there = {name: [str(file) for file in files[name]] for name in sorted(names) if not lacking[name]}
+    there = {name: [str(file) for file in files[name]] for name in names if not lacking[name]}
     kept = {key: value for key, value in config.items() if key not in SPLITS or value in there}
     missing = []
     if not (kept.get("test_split") or kept.get("validation_split")):

@@ -40,6 +40,7 @@ class CountedScore(float):
 
 def register_metrics() -> None:
     """Make the metrics known to lm-eval. Doing so again changes nothing."""
+    import lm_eval.api.metrics  # noqa: F401 (registers the mean)
     from lm_eval.api.registry import register_aggregation, register_metric
 
     register_aggregation("chrf_pp")(chrf_pp_of_corpus)
