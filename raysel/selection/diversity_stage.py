@@ -30,6 +30,9 @@ EVERYTHING = ("everything", "corpus")
 SAMPLED_ROWS = 10_000
 # Vectors of one task; in the second round it also holds the rows that are covered in one language.
 ROWS_OF_A_GROUP = 1 << 16
+# Rows that are read together of what one task leaves for another. With the vectors of 52 languages in one row group,
+# the second round over 57,261 of them took 24 s, of which 22 were reading.
+ROW_GROUP = 1_024
 # N-grams are told apart by so many buckets: of a million different ones 0.01% fall together.
 BUCKETS = 1 << 32
 # What the tasks over vectors find out about a choice in a language.
@@ -136,7 +139,8 @@ def add_up_group(index: int, members: ShardRecord, given: Given) -> None:
             rows = np.fromiter((similarity.row[cell] for cell in own), np.int64, len(own))
             tokens += np.bincount(rows, weights=lengths[has], minlength=len(cells))
         points.append(table.select(["id", "lang", "vector"]).filter(pa.array(facts["sampled"] & 1 == 1)))
-    _write(given.attempt, "points", index, pa.concat_tables(points))
+    # In the order of language, so that of a file only a language's row groups are read.
+    _write(given.attempt, "points", index, pa.concat_tables(points).sort_by("lang"))
     given.attempt.write_array("sums", index, np.column_stack([similarity.sums, similarity.counts, tokens]))
 
 
@@ -291,5 +295,5 @@ def _write(
 ) -> ShardRecord:
     """What a later task of this stage reads, as Parquet."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
+    pq.write_table(rows, sink, compression="zstd", row_group_size=ROW_GROUP)
     return attempt.write_file(table, index, f"{index:05d}.parquet", sink.getvalue(), summary=summary)
