@@ -13,7 +13,7 @@ from raysel.report.svg import drawing, inline, place
 
 WIDTH, HEIGHT = 640, 420
 LEFT, TOP, RIGHT, BOTTOM = 62, 12, 14, 46
-PIXELS_PER_CHARACTER = 6.8
+PIXELS_PER_CHARACTER = 7.5
 LABEL_HEIGHT = 15
 # Around the outermost points, as a share of what is shown: labels stand there.
 MARGIN = 0.14
