@@ -192,10 +192,8 @@ def _add_diversity(graph: Graph, compared: Sequence[tuple[str, str]]) -> None:
     """How separable and how diverse each subset is; off the line, for the report."""
     selection = graph.experiment.selection
     own: tuple[str, str] = (selection.method, selection.candidates)
-    choices = {"subset": own}
-    for method, candidates in compared:
-        if (method, candidates) != own:
-            choices[_beside(method, candidates)] = (method, candidates)
+    pairs = dict.fromkeys([*compared, own])
+    choices = {"subset" if pair == own else _beside(*pair): pair for pair in pairs}
     graph.add(
         "diversity",
         "diversity",

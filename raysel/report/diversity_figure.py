@@ -13,10 +13,12 @@ from raysel.report.svg import drawing, inline, place
 
 WIDTH, HEIGHT = 640, 420
 LEFT, TOP, RIGHT, BOTTOM = 62, 12, 14, 46
-PIXELS_PER_CHARACTER = 7.5
+PIXELS_PER_CHARACTER = 9.2
 LABEL_HEIGHT = 15
-# Around the outermost points, as a share of what is shown: labels stand there.
-MARGIN = 0.14
+# A label farther than so many pixels from its point is joined to it by a line.
+FAR = 11
+# Around the outermost points, as a share of the span between them, across and up: at the right names stand.
+BEFORE, AFTER = np.array([0.12, 0.14]), np.array([0.36, 0.14])
 COLOURS = {"everything": LIGHT["muted"], "corpus": LIGHT["c1"], "pool": LIGHT["accent"]}
 DASHES = (0, (2, 3))
 
@@ -29,7 +31,7 @@ def diversity_scatter(diversity: Diversity) -> Markup | None:
         return None
     points = np.array([line.place for line in lines])
     low, span = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9)
-    low, span = low - MARGIN * span, span * (1 + 2 * MARGIN)
+    low, span = low - BEFORE * span, span * (1 + BEFORE + AFTER)
     front = diversity.front
     with drawing(WIDTH, HEIGHT) as figure:
         axes = place(figure, LEFT, TOP, RIGHT, BOTTOM)
@@ -63,8 +65,15 @@ def _labels(axes: Axes, lines: list[DiversityLine], places: NDArray[np.float64])
     size = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
     dots = places * size
     widths = [PIXELS_PER_CHARACTER * len(line.name) for line in lines]
-    for row, centre in place_labels(dots, dots, widths, LABEL_HEIGHT, size, range(len(lines))).items():
-        line = lines[row]
+    # Of left and right as good, the left comes first: turned round, names begin at their points.
+    turned, away = np.array([size[0], 0.0]), np.array([-1.0, 1.0])
+    seen = turned + away * dots
+    for row, turned_centre in place_labels(seen, seen, widths, LABEL_HEIGHT, size, range(len(lines))).items():
+        line, half, centre = lines[row], np.array([widths[row], LABEL_HEIGHT]) / 2, turned + away * turned_centre
+        edge = np.clip(dots[row], centre - half, centre + half)
+        if np.hypot(*(edge - dots[row])) > FAR:
+            ends = np.stack([dots[row], edge]) / size
+            axes.plot(ends[:, 0], ends[:, 1], color=LIGHT["before"], linewidth=0.8, transform=axes.transAxes, zorder=4)
         axes.text(centre[0] / size[0], centre[1] / size[1], line.name, transform=axes.transAxes, ha="center",
                   va="center", color=COLOURS[line.candidates], weight="bold" if line.is_trained else "normal",
                   fontsize=12, gid=f"halo-{row}", zorder=6)  # fmt: skip
