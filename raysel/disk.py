@@ -47,6 +47,8 @@ def artifact_bytes(
         "scores": count * 96,
         # Every n-gram as four bytes, a row's text giving about two for each of its words.
         "importance": 2 * corpus_bytes,
+        # Who has which row; the vectors that are to be covered and the n-grams, of at most 10,000 rows of a language.
+        "diversity": count * 64 + min(count, 500_000) * width * 4 + 2 * min(corpus_bytes, 1 << 30),
         "warmup": model_bytes // 4,
         "gradients": count * gradients * 2,
         "tokens": corpus_bytes,

@@ -1,5 +1,6 @@
-"""The steps of stage 2: the target, what each selector reads, and the subsets."""
+"""The steps of stage 2: the target, what each selector reads, the subsets, and how diverse they are."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -91,13 +92,19 @@ def add_selection(graph: Graph) -> None:
             _add_influence(graph, candidates)
     _add_subset(graph, "subset", selection.method, selection.candidates)
     for method, candidates in compared:
-        _add_subset(graph, f"subset_{method}{'' if candidates == 'pool' else '_corpus'}", method, candidates)
+        _add_subset(graph, _beside(method, candidates), method, candidates)
+    _add_diversity(graph, compared)
 
 
 def _of(graph: Graph, step: str, candidates: str) -> str:
     """The step's name: without a suffix where it serves what is trained on."""
     own = candidates == graph.experiment.selection.candidates
     return step if own else f"{step}_{'langgps' if candidates == 'pool' else 'corpus'}"
+
+
+def _beside(method: str, candidates: str) -> str:
+    """The name of a subset that another is compared with."""
+    return f"subset_{method}{'' if candidates == 'pool' else '_corpus'}"
 
 
 def _add_pool(graph: Graph, candidates: str) -> None:
@@ -179,4 +186,21 @@ def _add_subset(graph: Graph, name: str, method: str, candidates: str) -> None:
         more_inputs=inputs,
         leaves=leaves,
         execution={"selection": selection},
+    )
+
+
+def _add_diversity(graph: Graph, compared: Sequence[tuple[str, str]]) -> None:
+    """How separable and how diverse each subset is; off the line, for the report."""
+    selection = graph.experiment.selection
+    own: tuple[str, str] = (selection.method, selection.candidates)
+    pairs = dict.fromkeys([*compared, own])
+    choices = {"subset" if pair == own else _beside(*pair): pair for pair in pairs}
+    graph.add(
+        "diversity",
+        "diversity",
+        {"choices": choices, "seed": graph.experiment.seed},
+        "vectors",
+        "scores",
+        *choices,
+        more_inputs=graph.corpus,
     )

@@ -29,11 +29,12 @@ STAGES: dict[str, tuple[int, str]] = {
     "gradients": (1, "raysel.selection.gradients_stage:run"),
     "influence": (1, "raysel.selection.influence_stage:run"),
     "subset": (3, "raysel.selection.stage:run"),
+    "diversity": (1, "raysel.selection.diversity_stage:run"),
     "order": (2, "raysel.mixture.order_stage:run"),
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
     "results": (3, "raysel.evaluation.stage:run"),
-    "report": (8, "raysel.report.stage:run"),
+    "report": (9, "raysel.report.stage:run"),
 }
 
 

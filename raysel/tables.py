@@ -90,6 +90,27 @@ ROW_SCORES = pa.schema(
         pa.field("score", pa.float64(), nullable=False),
     ]
 )
+# A choice of rows (everything, or a selector's from its candidates) in a language, or in all of them (lang null).
+# corpus_rows: what coverage is the mean distance of; ngrams_1 and ngrams_2: at how many the distinct share is expected;
+# sampled: not every row was looked at for these.
+DIVERSITY = pa.schema(
+    [
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("candidates", pa.string(), nullable=False),
+        pa.field("lang", pa.string()),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("corpus_rows", pa.int64(), nullable=False),
+        pa.field("separability", pa.float64()),
+        pa.field("similarity", pa.float64()),
+        pa.field("distinct_1", pa.float64()),
+        pa.field("distinct_2", pa.float64()),
+        pa.field("ngrams_1", pa.int64()),
+        pa.field("ngrams_2", pa.int64()),
+        pa.field("coverage", pa.float64()),
+        pa.field("mean_tokens", pa.float64()),
+        pa.field("sampled", pa.bool_(), nullable=False),
+    ]
+)
 ORDER = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -177,6 +198,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "importance": ROW_SCORES,
     "influence": ROW_SCORES,
     "subset": CHOSEN,
+    "diversity": DIVERSITY,
     "order": ORDER,
     "queues": QUEUES,
     "trained_order": TRAINED_ORDER,

@@ -48,7 +48,7 @@ def test_a_fingerprint_survives_the_record_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "touched"),
     [
-        ("preselect.rho=0.4", {"pool", "subset", "order", "tokens", "model", "results_tuned", "report"}),
+        ("preselect.rho=0.4", {"pool", "subset", "diversity", "order", "tokens", "model", "results_tuned", "report"}),
         ("curriculum.kind=random", {"order", "tokens", "model", "results_tuned", "report"}),
         ("evaluation.limit=3", {"results_base", "results_tuned", "report"}),
         ("training.learning_rate=1e-3", {"model", "results_tuned", "report"}),

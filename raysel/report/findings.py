@@ -6,6 +6,7 @@ from raysel.report.audit import Audit
 from raysel.report.comparison import Comparison
 from raysel.report.curriculum import Curriculum
 from raysel.report.diagnostics import Diagnostics
+from raysel.report.diversity import Diversity
 from raysel.report.examples import EndSample, Example
 from raysel.report.heldout_loss import HeldoutLoss
 from raysel.report.language_subset import LanguageSubset
@@ -39,6 +40,7 @@ class Findings:
     chosen: dict[str, dict[str, int]] = field(default_factory=dict)
     quota_binding: bool = False
     overlap: list[OverlapLine] = field(default_factory=list)
+    diversity: Diversity | None = None
     curriculum: Curriculum | None = None
     log: TrainingLog | None = None
     heldout_loss: HeldoutLoss | None = None

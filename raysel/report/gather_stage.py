@@ -12,6 +12,7 @@ from raysel.report.audit_stage import read_audit
 from raysel.report.comparison import MODELS, Comparison, compare
 from raysel.report.curriculum import Curriculum, cut
 from raysel.report.diagnostics_stage import read_diagnostics
+from raysel.report.diversity_stage import read_diversity
 from raysel.report.examples_stage import both_ends, draw_examples
 from raysel.report.findings import Findings
 from raysel.report.heldout_loss import read_heldout
@@ -51,6 +52,7 @@ def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: in
         map=read_map(inputs["vectors"], settings.map_samples, seed=seed) if "vectors" in inputs else None,
         chosen=_chosen(inputs),
         overlap=read_overlap(inputs),
+        diversity=read_diversity(inputs),
         quota_binding="quota" in inputs and bool(inputs["quota"].summary.get("binding")),
         curriculum=read_curriculum(order, scores, inputs.get("model")) if order and scores else None,
         log=read_log(_lines(inputs.get("model"), "log")),

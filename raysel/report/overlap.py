@@ -6,6 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+NAMES = {"random": "Random", "kmc": "KMC", "dsir": "DSIR", "less": "LESS"}
+# The choice of a method that is not among those it is compared with.
+TRAINED = "what is trained on"
+
+
+def selector_name(method: str, candidates: str) -> str:
+    """As LangGPS writes it. A selector of the user's own goes by its class."""
+    name = NAMES.get(method, method.rpartition(":")[2])
+    return name if candidates == "corpus" else f"LangGPS + {name}"
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -5,10 +5,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysel.report.overlap import Choice, OverlapLine, side_by_side
+from raysel.report.overlap import TRAINED, Choice, OverlapLine, selector_name, side_by_side
 from raysel.store import Artifact
-
-NAMES = {"random": "Random", "kmc": "KMC", "dsir": "DSIR", "less": "LESS"}
 
 
 def read_overlap(inputs: Mapping[str, Artifact]) -> list[OverlapLine]:
@@ -20,7 +18,7 @@ def read_overlap(inputs: Mapping[str, Artifact]) -> list[OverlapLine]:
     own = inputs["subset"]
     trained = next((name for name, subset in compared.items() if subset.fingerprint == own.fingerprint), None)
     if trained is None:
-        trained = "what is trained on"
+        trained = TRAINED
         compared[trained] = own
     chosen = {name: subset.read("subset", ["id", "lang"]) for name, subset in compared.items()}
     ids = pc.unique(pa.chunked_array([chunk for table in chosen.values() for chunk in table["id"].chunks]))
@@ -36,7 +34,7 @@ def read_overlap(inputs: Mapping[str, Artifact]) -> list[OverlapLine]:
 
 def _name(step: str) -> str:
     method, _, candidates = step.removeprefix("subset_").partition("_")
-    return NAMES[method] if candidates == "corpus" else f"LangGPS + {NAMES[method]}"
+    return selector_name(method, candidates or "pool")
 
 
 def _column(artifact: Artifact, table: str, name: str, ids: pa.Array) -> pa.Array:

@@ -18,6 +18,7 @@ from raysel.report.course_figures import (
     separability_course,
 )
 from raysel.report.differences import Interval
+from raysel.report.diversity_figure import diversity_scatter
 from raysel.report.findings import Findings
 from raysel.report.map_figure import draw_map
 from raysel.report.nearest_figure import nearest_matrix
@@ -80,6 +81,7 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "token_summary": findings.summary_of("tokens"),
         "vector_summary": findings.summary_of("vectors"),
         "overlap_languages": sorted({lang for line in findings.overlap for lang in line.shares}),
+        "diversity_languages": list(findings.diversity.lines[0].languages) if findings.diversity else [],
         "nearest_named": NEAREST_NAMED,
         "write_metric": metric_writer(findings.comparison),
         "longest_step": max((step.wall_seconds for step in steps), default=0.0),
@@ -109,6 +111,7 @@ def sections(findings: Findings, context: Mapping[str, Any]) -> list[tuple[str, 
         "map": ("Map of the vectors", findings.map),
         "selection": ("Selection", findings.chosen),
         "overlap": ("Selectors side by side", findings.overlap),
+        "diversity": ("Diversity", findings.diversity and not findings.overlap),
         "curriculum": ("Order of training", findings.curriculum),
         "training": ("Training", findings.log),
         "results": ("Results", findings.comparison),
@@ -182,6 +185,8 @@ def figures(findings: Findings) -> dict[str, Any]:
         )
     if findings.map is not None:
         drawn["map"] = draw_map(findings.map)
+    if findings.diversity is not None:
+        drawn["diversity"] = diversity_scatter(findings.diversity)
     if findings.chosen:
         drawn["selection"] = _bars(selection_rows(findings))
     if findings.curriculum is not None:

@@ -11,8 +11,8 @@ def run(run: StageRun) -> StageOutput:
     """Write `report.html` (table `report`). The summary has `sections`, what the page shows, in its order.
 
     settings: `report`, `name`, `seed`, `experiment` (the resolved experiment as plain data); inputs: whatever the run
-    published of corpus, audit, contamination, clean, vectors, sums, scores, quota, pool, subset, order, tokens, model,
-    results_base, results_tuned.
+    published of corpus, audit, contamination, clean, vectors, sums, scores, quota, pool, subset and those beside it,
+    diversity, order, tokens, model, results_base, results_tuned.
     """
     settings: ReportSettings = run.settings["report"]
     facts = (run.settings["name"], run.settings["experiment"], run.settings["seed"])

@@ -87,7 +87,7 @@ def test_run_again_and_changed(ray_address: str, experiment: Path) -> None:
 
     run(experiment, "preselect.rho=0.6")
     again = finished_stages(store) - first
-    assert set(again) == {"pool", "subset", "order", "tokens", "model", "results_tuned", "report"}
+    assert set(again) == {"pool", "subset", "diversity", "order", "tokens", "model", "results_tuned", "report"}
 
 
 def check_model_card(made: dict[str, Artifact]) -> None:
@@ -96,7 +96,7 @@ def check_model_card(made: dict[str, Artifact]) -> None:
     card = (model.local_folder("model", Path("/nowhere")) / "README.md").read_text(encoding="utf-8")
     facts = yaml.safe_load(card.split("---\n")[1])
     assert (facts["base_model"], facts["language"]) == (made["base_model"].address, ["en", "sw", "th"])
-    beside = ("audit", "contamination", "results_base", "results_tuned", "report")
+    beside = ("audit", "contamination", "diversity", "results_base", "results_tuned", "report")
     before = [artifact for name, artifact in made.items() if name not in ("model", *beside)]
     assert {artifact.address for artifact in model.lineage()} == {artifact.address for artifact in before}
     named = re.findall(r"^\| (\w+) \| ([0-9a-f]{24}) \| ([0-9a-f]{64}) \|", card, flags=re.MULTILINE)

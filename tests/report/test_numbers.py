@@ -14,6 +14,8 @@ from raysel.report.comparison import Compared, compare, family
 from raysel.report.course_figures import stacked
 from raysel.report.curriculum import cut
 from raysel.report.differences import Interval, average, interval, resampled_means
+from raysel.report.diversity import Diversity, DiversityLine, Measured, pareto_front
+from raysel.report.diversity_figure import diversity_scatter
 from raysel.report.examples import choose_items
 from raysel.report.formats import both_ends
 from raysel.report.heldout_loss import read_heldout
@@ -339,3 +341,28 @@ def test_both_ends_of_a_long_text_are_shown() -> None:
     assert len(shown) <= 60
     assert shown.startswith("the shots")
     assert shown.endswith("the question")
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_the_front_is_what_nobody_beats_in_both(points: list[tuple[float, float]]) -> None:
+    front = pareto_front(points)
+    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+    assert [points[i][1] for i in front] == sorted((points[i][1] for i in front), reverse=True)
+    for number, (x, y) in enumerate(points):
+        better = [(u, v) for u, v in points if u >= x and v >= y and (u, v) != (x, y)]
+        assert (number in front) is (not better)
+
+
+def test_a_choice_without_pairs_has_no_place_on_the_front() -> None:
+    def line(
+        name: str, separability: float | None, similarity: float | None, candidates: str = "pool"
+    ) -> DiversityLine:
+        over_all = Measured(1, 5.0, separability, similarity, 1.0, 1.0, 0.0)
+        return DiversityLine(name, candidates, False, False, over_all, {})
+
+    lines = [line("all", 0.9, 0.1, "everything"), line("one", 0.5, None), line("a", 0.1, 0.2), line("b", 0.0, 0.3)]
+    found = Diversity(lines, [], None)
+    assert [chosen.name for chosen in found.front] == ["a"]
+    assert [chosen.name for chosen in found.selectors] == ["one", "a", "b"]
+    assert diversity_scatter(found) is not None
+    assert diversity_scatter(Diversity(lines[:3], [], None)) is None

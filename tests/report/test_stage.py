@@ -14,6 +14,7 @@ from rich.console import Console
 from raysel.progress import Progress
 from raysel.report.formats import decimal, language_name
 from raysel.store import Artifact, Store
+from raysel.tables import DIVERSITY
 from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, heldout_losses, make_run, run_stage
 
 MANY = (
@@ -175,6 +176,59 @@ def test_compared_selectors_stand_side_by_side(published, store, cluster, progre
     share = decimal(len(range(0, len(trained), 2)) / len(trained), 2)
     assert f"{decimal(1.0, 2)} {share} {decimal(1.0, 2)}" in text
     assert "overlap" not in Page(run_stage(published, store, cluster, progress)).sections
+
+
+def measured(published, store, choices, name="diversity"):
+    """A published diversity of these choices and of everything: made-up numbers, in two languages and over all."""
+    rows = []
+    for number, (method, candidates) in enumerate([("everything", "corpus"), *choices.values()]):
+        given = {"method": method, "candidates": candidates, "corpus_rows": 90, "ngrams_1": 70, "ngrams_2": 60}
+        facts = {"n": 90 - number, "separability": number / 10, "similarity": 0.4 + number / 50, "distinct_1": 0.5}
+        for lang in ("en", "sw", None):
+            more = {"distinct_2": 0.75, "coverage": number * 1.5, "mean_tokens": 33.0, "sampled": lang == "sw"}
+            rows.append({**given, **facts, **more, "lang": lang})
+    # Of one row there are no pairs.
+    rows[4] |= {"n": 1, "similarity": None}
+    attempt = store.attempt("diversity", name)
+    records = [attempt.write_table("diversity", 0, pa.Table.from_pylist(rows, schema=DIVERSITY))]
+    summary = {"languages": {"en": 90, "sw": 90}, "sampled": ["sw"]}
+    return attempt.publish(records, settings={"choices": choices}, inputs={}, version=1, summary=summary)
+
+
+def test_diversity_stands_beside_the_corpus(published, store, cluster, progress):
+    alone = {"diversity": measured(published, store, {"subset": ("kmc", "pool")}, "alone")}
+    html = run_stage(published | alone, store, cluster, progress)
+    page = Page(html)
+    assert "diversity" in page.sections
+    assert "overlap" not in page.sections
+    text = " ".join(" ".join(page.texts).split())
+    assert "the whole corpus 90 33.0 0.000 0.400 0.500 0.750 0.000 LangGPS + KMC 89 33.0 0.100 0.420" in text
+    assert "(60 pairs a language)" in text
+    assert "Of sw a sample of rows was looked at" in text
+    assert "Swahili sw 0.400 –" in text
+    # Of one choice there is no front.
+    assert b"Pareto" not in html
+
+
+def test_separability_against_diversity_of_the_compared(published, store, cluster, progress):
+    choices = {"subset": ("dsir", "pool"), "subset_random_corpus": ("random", "corpus"), "subset_kmc": ("kmc", "pool")}
+    beside = {"diversity": measured(published, store, choices)}
+    for step in ("subset_random_corpus", "subset_kmc"):
+        attempt = store.attempt("subset", f"beside-{step}")
+        made = [attempt.write_table("subset", 0, published["subset"].read("subset").slice(0, 9))]
+        beside[step] = attempt.publish(made, settings={}, inputs={}, version=1, summary={})
+    html = run_stage(published | beside, store, cluster, progress)
+    page = Page(html)
+    assert "overlap" in page.sections
+    assert "diversity" not in page.sections
+    assert len(page.ids) == len(set(page.ids))
+    text = " ".join(" ".join(page.texts).split())
+    # Each of the made-up choices is more separable and less diverse than the one before.
+    assert "ringed and joined: what is trained on, Random, LangGPS + KMC." in text
+    svg = html.decode()[html.decode().index("Mean separability of each choice") :].partition("</svg>")[0]
+    labels = set(re.findall(r">([^<>]+)</text>", svg))
+    assert {"the whole corpus", "Random", "LangGPS + KMC", "what is trained on"} <= labels
+    assert "#" not in "".join(re.findall(r"(?:fill|stroke): [^;\"]*", svg))
 
 
 def test_texts_of_others_are_never_markup(html):

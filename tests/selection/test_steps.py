@@ -55,11 +55,28 @@ def test_comparing_changes_nothing_that_is_trained_on(steps: Steps) -> None:
             alone = steps(given)
             beside = steps(given | {"compare": ["random", "kmc", "dsir", "less"]})
             for name, step in alone.items():
-                if name != "report":
+                if name not in ("diversity", "report"):
                     assert beside[name].fingerprint == step.fingerprint
             own = f"subset_{method}{'_corpus' if candidates == 'corpus' else ''}"
             assert beside[own].fingerprint == alone["subset"].fingerprint
             assert len({beside[name].fingerprint for name in beside if name.startswith("subset_")}) == 8
+
+
+def test_diversity_is_measured_of_each_choice_once(steps: Steps) -> None:
+    alone = steps({"method": "kmc"})["diversity"]
+    assert alone.settings["choices"] == {"subset": ("kmc", "pool")}
+    assert alone.inputs.keys() == {"corpus", "vectors", "scores", "subset"}
+    beside = steps({"method": "kmc", "compare": ["random", "kmc"]})
+    assert beside["diversity"].settings["choices"] == {
+        "subset": ("kmc", "pool"),
+        "subset_random": ("random", "pool"),
+        "subset_random_corpus": ("random", "corpus"),
+        "subset_kmc_corpus": ("kmc", "corpus"),
+    }
+    inputs = beside["diversity"].inputs
+    assert len({step.fingerprint for name, step in inputs.items() if step.stage == "subset"}) == 4
+    # What is trained on does not wait for it.
+    assert not [name for name, step in beside.items() if "diversity" in step.inputs and name != "report"]
 
 
 def test_a_step_that_another_one_makes_is_told_once(steps: Steps) -> None:
