@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raysel.evaluation.intervals import Interval
 from raysel.report import formats
-from raysel.report.comparison import Compared, compare, family
+from raysel.report.comparison import compare
 from raysel.report.course_figures import stacked
 from raysel.report.curriculum import cut
-from raysel.report.differences import Interval, average, interval, resampled_means
 from raysel.report.heldout_loss import read_heldout
 from raysel.report.overlap import Choice, side_by_side
 from raysel.report.projection import choose_rows, contrasting_colours, place_labels, project, share_out, spread_labels
+from raysel.report.result_lines import Compared, ItemValues, family
 from raysel.report.score_summary import BINS, ScoreSummary, bin_centres
 from raysel.report.training_log import read_log, smooth
 
@@ -114,27 +115,14 @@ def test_neighbours_have_different_colours():
         assert all(colours[j] != colours[i] for j in near)
 
 
-def test_paired_interval_is_of_the_difference():
-    base = np.array([0.0] * 50 + [1.0] * 50)
-    tuned = base.copy()
-    tuned[:10] = 1
-    means = resampled_means(np.stack([base, tuned]), name="cell", seed=0)
-    shown = interval(0.1, means[1] - means[0])
-    # The items differ in 10 of 100: the difference is a proportion, of standard error 0.03.
-    assert shown.low == pytest.approx(0.1 - 1.96 * 0.03, abs=0.015)
-    assert shown.high == pytest.approx(0.1 + 1.96 * 0.03, abs=0.015)
-    assert shown.excludes_zero()
-    assert np.quantile(means[0], 0.975) - 0.5 == pytest.approx(1.96 * 0.05, abs=0.02)
-
-
-def test_average_counts_languages_equally():
-    cells = {("en", "a"): 1.0, ("en", "b"): 1.0, ("en", "c"): 1.0, ("sw", "a"): 0.0}
-    assert average(cells) == 0.5
-
-
 def result(task, lang, metric, value, low, high):
     return {"task": task, "lang": lang, "metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": 100,
             "split": "test", "seed": 0, "shots": 2, "harness": "lm-eval 0"}  # fmt: skip
+
+
+def of_items(values, groups=None):
+    values = np.asarray(values, dtype=float)
+    return ItemValues(np.arange(len(values)), values, groups or [None] * len(values))
 
 
 def test_clear_and_unclear_differences():
@@ -148,13 +136,16 @@ def test_clear_and_unclear_differences():
                   result("t_en", "en", "word_perplexity", 10.0, 9, 11), result("g_en", "en", "bleu", 11.0, 9, 13)],
     }  # fmt: skip
     scored = {
-        "base": {("en", "t_en", "acc"): (items, wrong), ("sw", "t_sw", "acc"): (items, half)},
-        "tuned": {("en", "t_en", "acc"): (items, right), ("sw", "t_sw", "acc"): (items, half)},
+        "base": {("en", "t_en", "acc"): of_items(wrong), ("sw", "t_sw", "acc"): of_items(half)},
+        "tuned": {("en", "t_en", "acc"): of_items(right), ("sw", "t_sw", "acc"): of_items(half)},
     }
     found = compare(results, scored, seed=0)
     line = {(cell.lang, cell.metric): cell for cell in found.cells}
     assert (line["en", "acc"].verdict, line["en", "acc"].better) == ("higher", True)
-    assert line["sw", "acc"].verdict == "no item changed"
+    assert (line["sw", "acc"].verdict, line["sw", "acc"].p) == ("no item changed", 1)
+    assert (
+        line["sw", "acc"].difference.low <= line["sw", "acc"].difference.value == 0 <= line["sw", "acc"].difference.high
+    )
     assert (line["en", "word_perplexity"].verdict, line["en", "word_perplexity"].better) == ("lower", True)
     assert line["en", "bleu"].verdict == "no clear difference"
     assert found.shown_metric == "acc"
@@ -166,11 +157,11 @@ def test_clear_and_unclear_differences():
 
 
 def test_small_gain_is_no_clear_difference():
-    items, half = np.arange(100), (np.arange(100) % 2).astype(float)
+    half = (np.arange(100) % 2).astype(float)
     changed = half.copy()
     changed[:6] = [1, 0, 1, 1, 1, 1]
     rows = {model: [result("t_en", "en", "acc", v, v - 0.1, v + 0.1)] for model, v in (("base", 0.5), ("tuned", 0.52))}
-    scored = {model: {("en", "t_en", "acc"): (items, v)} for model, v in (("base", half), ("tuned", changed))}
+    scored = {model: {("en", "t_en", "acc"): of_items(v)} for model, v in (("base", half), ("tuned", changed))}
     found = compare(rows, scored, seed=0)
     assert (found.headline.verdict, found.headline.better) == ("no clear difference", None)
 
