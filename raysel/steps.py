@@ -32,8 +32,8 @@ STAGES: dict[str, tuple[int, str]] = {
     "order": (2, "raysel.mixture.order_stage:run"),
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
-    "results": (2, "raysel.evaluation.stage:run"),
-    "report": (8, "raysel.report.stage:run"),
+    "results": (3, "raysel.evaluation.stage:run"),
+    "report": (9, "raysel.report.stage:run"),
 }
 
 

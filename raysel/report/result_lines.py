@@ -157,7 +157,7 @@ class MetricLines:
         if len(of) < 2:
             return []
         langs = {seen: len({lang for lang, _, _ in keys}) for seen, keys in of.items()}
-        names = {True: f"Trained on ({langs[True]} languages)", False: f"Not trained on ({langs[False]})"}
+        names = {True: f"Trained on ({langs[True]})", False: f"Not trained on ({langs[False]})"}
         return corrected(self._averages(names[seen], of[seen])[0] for seen in (True, False))
 
     def ratios(self) -> list[Ratio]:
