@@ -182,7 +182,7 @@ def macro_weights(langs: Sequence[str]) -> Weights:
     return np.array([1 / (len(cells) * cells[lang]) for lang in langs])
 
 
-def item_weights(sizes: Sequence[int]) -> Weights:
+def item_weights(sizes: Sequence[int] | NDArray[np.int64]) -> Weights:
     """(C,) weights of cells of so many items: the mean over all items, as lm-eval's groups have it."""
     weights = np.asarray(sizes, dtype=np.float64)
     return weights / weights.sum()

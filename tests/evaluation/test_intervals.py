@@ -36,8 +36,8 @@ def test_wilson_contains_the_share_and_mirrors(case: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("n", [3, 40, 99, 100, 1000])
 def test_accuracies_are_held_as_often_as_said(n: int) -> None:
-    """The exact share of all outcomes whose interval holds the truth, averaged over truths from 5% to 95%: at one truth,
-    3 items have four outcomes, and no choice of four intervals can hold it in 95% of them."""
+    """The exact share of all outcomes whose interval holds the truth, averaged over truths from 5% to 95%: at one
+    truth, 3 items have four outcomes, and no choice of four intervals can hold it in 95% of them."""
     intervals = np.array([of_accuracy(successes, n) for successes in range(n + 1)])
     truths = np.linspace(0.05, 0.95, 181)
     held = (intervals[:, :1] <= truths) & (truths <= intervals[:, 1:])

@@ -86,8 +86,5 @@ def test_the_smallest_detectable_difference_is_found_in_four_of_five(accuracy: f
 
 
 def test_all_right_is_not_known_exactly() -> None:
-    assert (
-        accuracy_difference_error(1.0, 40)
-        == pytest.approx(accuracy_difference_error(0.0, 40))
-        == pytest.approx(np.sqrt(2 * 0.0125 * 0.9875 / 40))
-    )
+    expected = np.sqrt(2 * 0.0125 * 0.9875 / 40)
+    assert [accuracy_difference_error(end, 40) for end in (0.0, 1.0)] == pytest.approx([expected] * 2)
