@@ -169,24 +169,35 @@ def languages(
 
 @app.command()
 def compare(
-    scores_a: Annotated[
+    first: Annotated[
         str,
         typer.Argument(
-            metavar="SCORES_A",
-            help="published scores (their folder), a Parquet "
-            "file with id, lang and separability, or an experiment file",
+            metavar="A",
+            help="published scores or results (their folder), a Parquet file with id, lang and separability, or an "
+            "experiment file whose scores or results are published",
         ),
     ],
-    scores_b: Annotated[str, typer.Argument(metavar="SCORES_B", help="the other scoring")],
-    rho: Annotated[float, typer.Option("--rho", help="the top share of each language that is compared")] = 0.2,
-    figure: Annotated[Path, typer.Option("--figure", help="where it is drawn: .svg, .png, .pdf")] = Path("compare.svg"),
+    second: Annotated[str, typer.Argument(metavar="B", help="the other scoring, or the other model's results")],
+    of: Annotated[
+        str | None,
+        typer.Option("--of", help="scores or results; default: results where both have them, else scores"),
+    ] = None,
+    rho: Annotated[float, typer.Option("--rho", help="scores: the top share of each language that is compared")] = 0.2,
+    figure: Annotated[Path, typer.Option("--figure", help="scores: where it is drawn: .svg, .png, .pdf")] = Path(
+        "compare.svg"
+    ),
 ) -> None:
-    """Rank agreement and top-rho overlap, per language, of two scorings of the same samples."""
+    """Two scorings of the same samples (rank agreement, top-rho overlap), or two models' results on the same items."""
     from rich.console import Console
 
+    from raysel.evaluations import compare_evaluations, find_both
     from raysel.scorings import compare_scorings
 
-    compare_scorings(scores_a, scores_b, rho=rho, figure=figure, console=Console(soft_wrap=True))
+    console = Console(soft_wrap=True)
+    if (both := find_both(first, second, of)) is not None:
+        compare_evaluations(*both, console=console)
+    else:
+        compare_scorings(first, second, rho=rho, figure=figure, console=console)
 
 
 @app.command()

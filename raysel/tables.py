@@ -180,7 +180,7 @@ ITEMS = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
-        # Names the item in all languages; null where a task's items are not parallel.
+        # The item's name in all languages of a parallel task; null where it has no counterpart.
         pa.field("group", pa.string()),
     ]
 )

@@ -36,6 +36,11 @@ def percent(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{decimal(100 * value, digits, sign=sign)}%"
 
 
+def probability(value: float | None) -> str:
+    """A p: `0.012`, `< 0.001`."""
+    return "< 0.001" if value is not None and value < 0.001 else decimal(value)
+
+
 def scientific(value: float | None) -> str:
     """A learning rate: `2e-4`, `1.5e-5`."""
     if value is None or not math.isfinite(value):

@@ -1,15 +1,15 @@
 """Reads a run's artifacts into what the report shows: shard by shard, only the columns it needs."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysel.report.audit_stage import read_audit
-from raysel.report.comparison import MODELS, Comparison, compare
+from raysel.report.comparison import Comparison, compare
 from raysel.report.curriculum import Curriculum, cut
 from raysel.report.diagnostics_stage import read_diagnostics
 from raysel.report.diversity_stage import read_diversity
@@ -20,12 +20,14 @@ from raysel.report.language_subset import read_subset
 from raysel.report.overlap_stage import read_overlap
 from raysel.report.projection import VectorMap, choose_rows, project
 from raysel.report.provenance import Published
+from raysel.report.result_lines import MODELS, ItemValues, Key
 from raysel.report.score_summary import ScoreSummary
 from raysel.report.settings import ReportSettings
 from raysel.report.training_log import read_log
 from raysel.store import Artifact
 
 MAP_NEEDS_SAMPLES = 3
+ITEM_COLUMNS = ("lang", "task", "metric", "item", "value")
 
 
 def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: int) -> Findings:
@@ -38,6 +40,7 @@ def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: in
     if scores is not None:
         summary, selected = read_scores(scores, inputs.get("subset"))
     results = {model: inputs[f"results_{model}"] for model in MODELS if f"results_{model}" in inputs}
+    chosen = _chosen(inputs)
     return Findings(
         published=published,
         languages=dict(corpus.summary["languages"]) if corpus else {},
@@ -50,14 +53,14 @@ def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: in
         diagnostics=read_diagnostics(inputs),
         ends=both_ends(scores, corpus) if scores and corpus else [],
         map=read_map(inputs["vectors"], settings.map_samples, seed=seed) if "vectors" in inputs else None,
-        chosen=_chosen(inputs),
+        chosen=chosen,
         overlap=read_overlap(inputs),
         diversity=read_diversity(inputs),
         quota_binding="quota" in inputs and bool(inputs["quota"].summary.get("binding")),
         curriculum=read_curriculum(order, scores, inputs.get("model")) if order and scores else None,
         log=read_log(_lines(inputs.get("model"), "log")),
         heldout_loss=read_heldout(_lines(inputs.get("model"), "heldout_loss")),
-        comparison=_comparison(results, seed) if results else None,
+        comparison=_comparison(results, chosen.get("subset"), seed) if results else None,
         examples=draw_examples(results, settings.examples, seed=seed),
     )
 
@@ -168,21 +171,27 @@ def _lines(model: Artifact | None, table: str) -> str:
     return "".join(model.store.read_bytes(f"{model.address}/{shard.path}").decode() for shard in model.shards(table))
 
 
-def _comparison(results: Mapping[str, Artifact], seed: int) -> Comparison | None:
+def _comparison(results: Mapping[str, Artifact], selected: Mapping[str, int] | None, seed: int) -> Comparison | None:
     rows = {model: artifact.read("results").to_pylist() for model, artifact in results.items()}
-    items = {model: _items(artifact) for model, artifact in results.items()}
-    return compare(rows, items, seed=seed) if any(rows.values()) else None
+    items = {model: read_items(artifact) for model, artifact in results.items()}
+    trained = None if selected is None else {lang for lang, count in selected.items() if count}
+    return compare(rows, items, seed=seed, trained=trained) if any(rows.values()) else None
 
 
-def _items(artifact: Artifact) -> dict[tuple[str, str, str], tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """(lang, task, metric) -> (item numbers, sorted; their values)."""
-    parts: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+def read_items(artifact: Artifact) -> dict[Key, ItemValues]:
+    """The values of the evaluated items of `results`, by (lang, task, metric)."""
+    parts: dict[Key, list[tuple[int, float, str | None]]] = {}
     for shard in artifact.shards("items"):
-        table = artifact.read_shard(shard, ["lang", "task", "metric", "item", "value"])
-        columns: Iterable[list[Any]] = (table[name].to_pylist() for name in table.column_names)
-        for lang, task, metric, item, value in zip(*columns, strict=True):
-            parts.setdefault((lang, task, metric), []).append((item, value))
-    return {
-        key: (np.array([item for item, _ in found]), np.array([value for _, value in found]))
-        for key, found in ((key, sorted(found)) for key, found in parts.items())
-    }
+        path = artifact.store.full(f"{artifact.address}/{shard.path}")
+        known = pq.read_schema(path, filesystem=artifact.store.filesystem).names
+        table = artifact.read_shard(shard, [*ITEM_COLUMNS, *(["group"] if "group" in known else [])])
+        columns = [table[name].to_pylist() for name in ITEM_COLUMNS]
+        # Results of earlier versions do not say which items are the same in other languages.
+        groups = table["group"].to_pylist() if "group" in known else [None] * len(table)
+        for lang, task, metric, item, value, group in zip(*columns, groups, strict=True):
+            parts.setdefault((lang, task, metric), []).append((item, value, group))
+    found = {}
+    for key, of in parts.items():
+        numbers, values, groups = zip(*sorted(of, key=lambda entry: entry[0]), strict=True)
+        found[key] = ItemValues(np.array(numbers), np.array(values, dtype=np.float64), groups)
+    return found

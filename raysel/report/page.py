@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from raysel import __version__
+from raysel.evaluation.intervals import Interval
 from raysel.report import formats, provenance
 from raysel.report.comparison import Comparison
 from raysel.report.course_figures import (
@@ -17,7 +18,6 @@ from raysel.report.course_figures import (
     loss_course,
     separability_course,
 )
-from raysel.report.differences import Interval
 from raysel.report.diversity_figure import diversity_scatter
 from raysel.report.findings import Findings
 from raysel.report.map_figure import draw_map
@@ -268,6 +268,7 @@ def _environment() -> jinja2.Environment:
         "integer": formats.integer,
         "decimal": formats.decimal,
         "percent": formats.percent,
+        "probability": formats.probability,
         "scientific": formats.scientific,
         "duration": formats.duration,
         "size": formats.size,

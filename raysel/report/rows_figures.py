@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from raysel.report.differences import Interval
+from raysel.evaluation.intervals import Interval
 from raysel.report.formats import decimal, integer, language_name, shorten
 from raysel.report.palette import LIGHT
 from raysel.report.score_summary import ScoreSummary, bin_centres

@@ -328,7 +328,8 @@ def _results(model: str, gain: float) -> Callable[[Made, Any, dict[str, Any]], N
             prompt, answer = TEXTS.get(lang, (f"Question in {lang}", f"Answer in {lang}"))
             answers = [
                 {**shared, "item": item, "metric": metric, "value": value, "prompt": f"{prompt}\n({item})",
-                 "answer": f"{answer} {HOSTILE}", "target": answer}
+                 "answer": f"{answer} {HOSTILE}", "target": answer,
+                 "group": f"{item}" if task.startswith("xcopa") else None}
                 for metric, values in right.items() for item, value in enumerate(values.tolist())
             ]  # fmt: skip
             records.append(attempt.write_table("results", cell, _table(rows, tables.RESULTS)))

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raysel.evaluation.intervals import Interval
 from raysel.report import formats
-from raysel.report.comparison import Compared, compare, family
+from raysel.report.comparison import compare
 from raysel.report.course_figures import stacked
 from raysel.report.curriculum import cut
-from raysel.report.differences import Interval, average, interval, resampled_means
 from raysel.report.diversity import Diversity, DiversityLine, Measured, pareto_front
 from raysel.report.diversity_figure import diversity_scatter
 from raysel.report.examples import choose_items
@@ -21,6 +21,7 @@ from raysel.report.formats import both_ends
 from raysel.report.heldout_loss import read_heldout
 from raysel.report.overlap import Choice, side_by_side
 from raysel.report.projection import choose_rows, contrasting_colours, place_labels, project, share_out, spread_labels
+from raysel.report.result_lines import Compared, ItemValues, family
 from raysel.report.score_summary import BINS, ScoreSummary, bin_centres
 from raysel.report.training_log import read_log, smooth
 
@@ -119,27 +120,14 @@ def test_neighbours_have_different_colours():
         assert all(colours[j] != colours[i] for j in near)
 
 
-def test_paired_interval_is_of_the_difference():
-    base = np.array([0.0] * 50 + [1.0] * 50)
-    tuned = base.copy()
-    tuned[:10] = 1
-    means = resampled_means(np.stack([base, tuned]), name="cell", seed=0)
-    shown = interval(0.1, means[1] - means[0])
-    # The items differ in 10 of 100: the difference is a proportion, of standard error 0.03.
-    assert shown.low == pytest.approx(0.1 - 1.96 * 0.03, abs=0.015)
-    assert shown.high == pytest.approx(0.1 + 1.96 * 0.03, abs=0.015)
-    assert shown.excludes_zero()
-    assert np.quantile(means[0], 0.975) - 0.5 == pytest.approx(1.96 * 0.05, abs=0.02)
-
-
-def test_average_counts_languages_equally():
-    cells = {("en", "a"): 1.0, ("en", "b"): 1.0, ("en", "c"): 1.0, ("sw", "a"): 0.0}
-    assert average(cells) == 0.5
-
-
 def result(task, lang, metric, value, low, high):
     return {"task": task, "lang": lang, "metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": 100,
             "split": "test", "seed": 0, "shots": 2, "harness": "lm-eval 0"}  # fmt: skip
+
+
+def of_items(values, groups=None):
+    values = np.asarray(values, dtype=float)
+    return ItemValues(np.arange(len(values)), values, groups or [None] * len(values))
 
 
 def test_clear_and_unclear_differences():
@@ -153,13 +141,16 @@ def test_clear_and_unclear_differences():
                   result("t_en", "en", "word_perplexity", 10.0, 9, 11), result("g_en", "en", "bleu", 11.0, 9, 13)],
     }  # fmt: skip
     scored = {
-        "base": {("en", "t_en", "acc"): (items, wrong), ("sw", "t_sw", "acc"): (items, half)},
-        "tuned": {("en", "t_en", "acc"): (items, right), ("sw", "t_sw", "acc"): (items, half)},
+        "base": {("en", "t_en", "acc"): of_items(wrong), ("sw", "t_sw", "acc"): of_items(half)},
+        "tuned": {("en", "t_en", "acc"): of_items(right), ("sw", "t_sw", "acc"): of_items(half)},
     }
     found = compare(results, scored, seed=0)
     line = {(cell.lang, cell.metric): cell for cell in found.cells}
     assert (line["en", "acc"].verdict, line["en", "acc"].better) == ("higher", True)
-    assert line["sw", "acc"].verdict == "no item changed"
+    assert (line["sw", "acc"].verdict, line["sw", "acc"].p) == ("no item changed", 1)
+    assert (
+        line["sw", "acc"].difference.low <= line["sw", "acc"].difference.value == 0 <= line["sw", "acc"].difference.high
+    )
     assert (line["en", "word_perplexity"].verdict, line["en", "word_perplexity"].better) == ("lower", True)
     assert line["en", "bleu"].verdict == "no clear difference"
     assert found.shown_metric == "acc"
@@ -171,13 +162,82 @@ def test_clear_and_unclear_differences():
 
 
 def test_small_gain_is_no_clear_difference():
-    items, half = np.arange(100), (np.arange(100) % 2).astype(float)
+    half = (np.arange(100) % 2).astype(float)
     changed = half.copy()
     changed[:6] = [1, 0, 1, 1, 1, 1]
     rows = {model: [result("t_en", "en", "acc", v, v - 0.1, v + 0.1)] for model, v in (("base", 0.5), ("tuned", 0.52))}
-    scored = {model: {("en", "t_en", "acc"): (items, v)} for model, v in (("base", half), ("tuned", changed))}
+    scored = {model: {("en", "t_en", "acc"): of_items(v)} for model, v in (("base", half), ("tuned", changed))}
     found = compare(rows, scored, seed=0)
     assert (found.headline.verdict, found.headline.better) == ("no clear difference", None)
+
+
+def rows_of(values):
+    """(task, accuracies of its items) -> rows and items, as a results artifact has them."""
+    rows = [result(task, task[-2:], "acc", np.mean(v), 0.2, 0.8) | {"n": len(v)} for task, v in values.items()]
+    return rows, {(task[-2:], task, "acc"): of_items(v, [str(i) for i in range(len(v))]) for task, v in values.items()}
+
+
+def made_comparison(base, tuned, **given):
+    (base_rows, base_items), (tuned_rows, tuned_items) = rows_of(base), rows_of(tuned)
+    rows, items = {"base": base_rows, "tuned": tuned_rows}, {"base": base_items, "tuned": tuned_items}
+    return compare(rows, items, seed=0, **given)
+
+
+def test_one_language_of_many_that_looks_clear_is_not():
+    """6 of 6 changed items for the better have p = 1/32: clear alone, not as one of four languages."""
+    wrong = np.zeros(60)
+    better = np.r_[np.ones(6), np.zeros(54)]
+    alone = made_comparison({"t_en": wrong}, {"t_en": better})
+    assert (alone.by_language[0].p, alone.by_language[0].verdict) == (pytest.approx(2**-5), "higher")
+    others = ["t_sw", "t_th", "t_vi"]
+    four = made_comparison(dict.fromkeys(["t_en", *others], wrong), {"t_en": better, **dict.fromkeys(others, wrong)})
+    line = next(line for line in four.by_language if line.lang == "en")
+    assert (line.p, line.verdict) == (pytest.approx(4 * 2**-5), "no clear difference")
+    # The average over languages asks once.
+    assert four.headline.p == pytest.approx(2**-5)
+    assert four.headline.detectable == pytest.approx(2.8016 * four.headline.difference.error, rel=1e-3)
+
+
+def test_averages_over_languages_and_over_items():
+    base = {"t_en": np.zeros(90), "t_sw": np.zeros(10)}
+    tuned = {"t_en": np.ones(90), "t_sw": np.zeros(10)}
+    found = made_comparison(base, tuned)
+    assert [(line.by_items, line.tuned.value) for line in found.overall] == [(False, 0.5), (True, pytest.approx(0.9))]
+    assert [(line.by_items, line.label) for line in found.by_family] == [(False, "t"), (True, "t")]
+    same = made_comparison({"t_en": np.zeros(9), "t_sw": np.zeros(9)}, {"t_en": np.ones(9), "t_sw": np.zeros(9)})
+    assert [line.by_items for line in same.overall] == [False]
+
+
+def test_languages_trained_on_stand_beside_those_that_were_not():
+    half = (np.arange(80) % 2).astype(float)
+    base, tuned = (
+        dict.fromkeys(["t_en", "t_sw", "t_th"], half),
+        {"t_en": np.ones(80), "t_sw": np.ones(80), "t_th": half},
+    )
+    seen, unseen = made_comparison(base, tuned, trained={"en", "sw", "xx"}).by_training
+    assert (seen.label, seen.tuned.value, seen.verdict) == ("Trained on (2)", 1, "higher")
+    assert (unseen.label, unseen.tuned.value, unseen.verdict) == ("Not trained on (1)", 0.5, "no item changed")
+    for trained in (None, {"en", "sw", "th"}, {"xx"}):
+        assert made_comparison(base, tuned, trained=trained).by_training == []
+
+
+def test_relative_to_english_as_the_transfer_study_has_it():
+    """Its table 4, instruction following, no rows of other languages: 85.0% of English."""
+    scores = {"ar": 3.31, "en": 4.19, "es": 3.9, "fr": 3.99, "ja": 3.48, "ko": 3.44, "pt": 3.71, "zh": 3.1}
+    rows = [result(f"if_{lang}", lang, "acc", value, 0, 5) for lang, value in scores.items()]
+    # A task without English says nothing of it.
+    rows.append(result("xcopa_qu", "qu", "acc", 0.1, 0, 1))
+    [english] = compare({"tuned": rows}, {}, seed=0).ratios
+    assert (english.base, round(english.tuned.value, 3)) == (None, 0.85)
+    better = [{**row, "value": 1.1 * row["value"]} for row in rows]
+    english, gain = compare({"base": rows, "tuned": better}, {}, seed=0).ratios
+    assert (gain.is_gain, gain.tuned.value) == (True, pytest.approx(0.1))
+    with_items = made_comparison(
+        {"t_en": [1, 1, 0, 1], "t_sw": [1, 0, 0, 1]}, {"t_en": [1, 1, 1, 1], "t_sw": [1, 0, 0, 1]}
+    )
+    [english, gain] = with_items.ratios
+    assert (english.base.value, english.tuned.value, gain.tuned.value) == pytest.approx((2 / 3, 1 / 2, 1 / 5))
+    assert english.tuned.low < 0.5 < english.tuned.high
 
 
 def test_averages_compare_the_same_tasks():
@@ -284,6 +344,9 @@ def test_curriculum_is_cut_evenly():
         (formats.decimal(None), "–"),
         (formats.decimal(float("nan")), "–"),
         (formats.percent(0.1234), "12.3%"),
+        (formats.probability(0.0004), "< 0.001"),
+        (formats.probability(0.04), "0.040"),
+        (formats.probability(None), "–"),
         (formats.scientific(2e-4), "2e−4"),
         (formats.scientific(1.55e-5), "1.55e−5"),
         (formats.scientific(0), "0"),

@@ -1,0 +1,237 @@
+"""`raysel compare` of two evaluations: two models on the same items, with tests, as a table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raysel.errors import UserError
+from raysel.evaluation.intervals import Interval, mean_interval
+from raysel.report.comparison import Comparison, compare
+from raysel.report.formats import decimal, integer, probability
+from raysel.report.gather_stage import read_items
+from raysel.report.result_lines import MODELS, Compared, ItemValues, Key
+from raysel.store import Artifact, Store
+
+WIDTH = 120
+# What can make two evaluations of the same items two different questions.
+CONDITIONS = ("split", "shots", "template", "harness")
+
+
+class EvaluationError(UserError):
+    """Results that cannot be read, or two evaluations that have nothing in common."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's results. rows: of the `results` table; items: by (lang, task, metric); targets: the right answers by
+    (lang, task, item); limit: evaluation.limit."""
+
+    location: str
+    rows: list[dict[str, Any]]
+    items: Mapping[Key, ItemValues]
+    targets: Mapping[tuple[str, str, int], str]
+    limit: int | None
+
+    def size(self) -> int:
+        """How many items there are, whatever their metrics."""
+        cells: dict[tuple[str, str], int] = {}
+        for (lang, task, _), of in self.items.items():
+            cells[lang, task] = max(len(of.numbers), cells.get((lang, task), 0))
+        return sum(cells.values())
+
+    def values(self, name: str) -> list[str]:
+        """What the results say of a condition, sorted."""
+        return sorted({str(row[name]) for row in self.rows if name in row})
+
+
+def find_both(first: str, second: str, of: str | None) -> tuple[Evaluation, Evaluation] | None:
+    """Both evaluations; None where scores are to be compared: `of` says so, or says nothing and neither place has
+    results (of experiment files: one of them has none)."""
+    if of not in (None, "scores", "results"):
+        raise EvaluationError(f"--of {of}: scores or results can be compared")
+    if of == "scores":
+        return None
+    found = [(location, find_results(location)) for location in (first, second)]
+    without = [location for location, artifact in found if artifact is None]
+    folders = [location for location, artifact in found if artifact is not None and not _is_experiment(location)]
+    if without and (of == "results" or folders):
+        raise EvaluationError(
+            f"{without[0]} has no published results; give the folder STORAGE/results/FINGERPRINT or an experiment file "
+            "that was evaluated (raysel evaluate)"
+        )
+    read = [read_evaluation(location, artifact) for location, artifact in found if artifact is not None]
+    return (read[0], read[1]) if len(read) == len(found) else None
+
+
+def _is_experiment(location: str) -> bool:
+    return location.endswith((".yaml", ".yml"))
+
+
+def find_results(location: str) -> Artifact | None:
+    """The published `results` that `location` names: their folder, or an experiment file (of the tuned model where it
+    is evaluated). None where it names none."""
+    if _is_experiment(location):
+        return _of_experiment(Path(location))
+    place, mark, options = location.partition("?")
+    storage, _, fingerprint = place.rstrip("/").rpartition("/results/")
+    return Store(f"{storage}{mark}{options}").artifact("results", fingerprint) if storage else None
+
+
+def _of_experiment(path: Path) -> Artifact | None:
+    from raysel.experiment import load_experiment
+    from raysel.pipeline import expand
+
+    experiment = load_experiment(path, [])
+    if experiment.evaluation.tasks is None:
+        return None
+    store = Store(experiment.storage)
+    steps = {step.name: step for step in expand(experiment, store)}
+    named = [steps[f"results_{model}"] for model in reversed(MODELS) if f"results_{model}" in steps]
+    return store.artifact(named[0].stage, named[0].fingerprint) if named else None
+
+
+def read_evaluation(location: str, artifact: Artifact) -> Evaluation:
+    settings = artifact.manifest["settings"]
+    limit = settings.get("evaluation", {}).get("limit") if isinstance(settings, dict) else None
+    return Evaluation(location, artifact.read("results").to_pylist(), read_items(artifact), _targets(artifact), limit)
+
+
+def _targets(artifact: Artifact) -> dict[tuple[str, str, int], str]:
+    table = artifact.read("items", ["lang", "task", "item", "target"])
+    columns = (table[name].to_pylist() for name in table.column_names)
+    return {(lang, task, item): target for lang, task, item, target in zip(*columns, strict=True)}
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Console, seed: int = 0) -> None:
+    """Print the second model less the first, on the items that both were asked."""
+    one, two = _on_common_items(first, second)
+    pair = {"base": one, "tuned": two}
+    rows, items = ({model: getattr(of, part) for model, of in pair.items()} for part in ("rows", "items"))
+    found = compare(rows, items, seed=seed)
+    console.print(f"A: {first.location}\nB: {second.location}", markup=False, highlight=False)
+    for name in CONDITIONS:
+        if first.values(name) != second.values(name):
+            said = f"warning: {name} is {_some(first.values(name))} in A and {_some(second.values(name))} in B"
+            console.print(said, style="yellow", markup=False, highlight=False)
+    counts = [of.size() for of in (one, first, second)]
+    more = f"; of A's {counts[1]:,} and B's {counts[2]:,}, those that both have" if len(set(counts)) > 1 else ""
+    tasks = len({(line.lang, line.label) for line in found.cells})
+    console.print(f"{counts[0]:,} items of {tasks} tasks in {len(found.by_language)} languages{more}", highlight=False)
+    # Beyond a narrow terminal's edge rather than a number in three pieces.
+    console.width = max(console.width, WIDTH)
+    # Beyond a narrow terminal's edge rather than a number in three pieces.
+    console.width = max(console.width, WIDTH)
+    for table in _tables(found):
+        console.print(table)
+    console.print(
+        "Difference: B less A with its paired 95% interval. p: permutation test, corrected (Holm) over the lines of a "
+        "table with the same metric, averages over everything excepted. Detectable: the true difference that four of "
+        "five such evaluations would find.",
+        highlight=False,
+    )
+
+
+def _on_common_items(first: Evaluation, second: Evaluation) -> tuple[Evaluation, Evaluation]:
+    """Both with only the items that the other has too. `EvaluationError` where there are none."""
+    same_split = first.values("split") == second.values("split")
+    kept: dict[Key, tuple[ItemValues, ItemValues]] = {}
+    for key in first.items.keys() & second.items.keys() if same_split else ():
+        one, two = first.items[key], second.items[key]
+        common, at_one, at_two = np.intersect1d(one.numbers, two.numbers, return_indices=True)
+        if len(common):
+            kept[key] = (_part(one, at_one), _part(two, at_two))
+    if not kept:
+        raise EvaluationError(
+            f"{first.location} and {second.location} have no evaluated item in common: {_what_differs(first, second)}"
+        )
+    for (lang, task, item), target in first.targets.items():
+        if second.targets.get((lang, task, item), target) != target:
+            raise EvaluationError(
+                f"item {item} of task {task} has another right answer in {second.location} than in {first.location}: "
+                "the data of the tasks have changed; evaluate both models on the same files"
+            )
+    pair = []
+    for evaluation, items in zip((first, second), ({k: v[i] for k, v in kept.items()} for i in range(2)), strict=True):
+        rows = [row for row in (_row(row, evaluation, items) for row in evaluation.rows) if row is not None]
+        pair.append(replace(evaluation, rows=rows, items=items))
+    return pair[0], pair[1]
+
+
+def _part(of: ItemValues, at: NDArray[np.int64]) -> ItemValues:
+    return ItemValues(of.numbers[at], of.values[at], [of.groups[i] for i in at])
+
+
+def _row(row: dict[str, Any], evaluation: Evaluation, items: Mapping[Key, ItemValues]) -> dict[str, Any] | None:
+    """The row of the results on the kept items; None where it cannot be had without those that were left out."""
+    key = row["lang"], row["task"], row["metric"]
+    if key not in items:
+        return None
+    if len(items[key].values) == len(evaluation.items[key].values):
+        return row
+    values = items[key].values
+    if not np.isfinite(values).all():
+        return None
+    low, high = mean_interval(values, seed=row["seed"])
+    return {**row, "value": float(values.mean()), "ci_low": low, "ci_high": high, "n": len(values)}
+
+
+def _what_differs(first: Evaluation, second: Evaluation) -> str:
+    found = []
+    for name in ("task", "metric", *CONDITIONS):
+        one, two = first.values(name), second.values(name)
+        if one != two:
+            found.append(f"{name} is {_some(one)} in the first and {_some(two)} in the second")
+    if first.limit != second.limit:
+        found.append(f"evaluation.limit is {first.limit} in the first and {second.limit} in the second")
+    return "; ".join(found) or "their items have other numbers"
+
+
+def _some(values: list[str]) -> str:
+    if not values:
+        return "not given"
+    return ", ".join(values[:4]) + (f" and {len(values) - 4} more" if len(values) > 4 else "")
+
+
+def _tables(found: Comparison) -> list[Table]:
+    overall = [("all" + (", by items" if line.by_items else ""), line) for line in found.overall]
+    families = [(line.label + (", by items" if line.by_items else ""), line) for line in found.by_family]
+    languages = [(line.lang, line) for line in found.by_language]
+    several = len({line.label for line in found.by_family}) > 1
+    parts = [("averages", overall), ("family", families if several else []), ("language", languages)]
+    return [_table(title, lines, found.shares) for title, lines in parts if lines]
+
+
+def _table(title: str, lines: list[tuple[str, Compared]], shares: set[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title)
+    table.add_column("metric")
+    for heading in ("A", "B", "difference", "p", "detectable", "items"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for name, line in lines:
+        factor, digits = (100, 1) if line.metric in shares else (1, 2)
+
+        def write(value: float | None, sign: bool = False, factor: int = factor, digits: int = digits) -> str:
+            return decimal(None if value is None else factor * value, digits, sign=sign)
+
+        values = (write(shown.value if shown else None) for shown in (line.base, line.tuned))
+        shown = line.difference or Interval(float("nan"))
+        ends = f" [{write(shown.low, True)}, {write(shown.high, True)}]" if shown.low is not None else ""
+        table.add_row(
+            escape(name),
+            escape(line.metric + (" %" if factor == 100 else "")),
+            *values,
+            escape(write(shown.value, True) + ends),
+            probability(line.p),
+            write(line.detectable),
+            integer(line.n),
+            line.verdict,
+        )
+    return table

@@ -1,0 +1,275 @@
+"""One metric of two models (or one): its lines with intervals, tests and what they could have shown."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysel.evaluation.averages import Cell, Panel, Weights, item_weights, macro_weights, relative_gain
+from raysel.evaluation.intervals import Interval
+from raysel.evaluation.significance import accuracy_difference_error, holm, sign_flip_p, smallest_detectable
+from raysel.evaluation.tasks import LANGUAGE_SUFFIX
+
+MODELS = ("base", "tuned")
+ENGLISH = "en"
+LEVEL = 0.05
+LOWER_IS_BETTER = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter", "brier_score"}
+Key = tuple[str, str, str]
+Name = TypeVar("Name", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class ItemValues:
+    """One metric of one cell. numbers: (n,) of the items, sorted; values: (n,), NaN where a metric has none for a
+    single item; groups: (n,) the item's name in all languages, or None."""
+
+    numbers: NDArray[np.int64]
+    values: NDArray[np.float64]
+    groups: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One line: base and tuned (either may be missing), and tuned less base. n items.
+
+    p: of the permutation test, corrected (Holm) where the line is one of several; None without values of single items.
+    same: no item has another value. by_items: an average over all items, not over languages. detectable: the smallest
+    true difference that four of five such evaluations find.
+    """
+
+    label: str
+    lang: str
+    metric: str
+    n: int
+    base: Interval | None
+    tuned: Interval | None
+    difference: Interval | None
+    p: float | None = None
+    same: bool = False
+    by_items: bool = False
+    detectable: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`higher`, `lower`, `no clear difference`, `no item changed`, `no interval`; empty with one model alone.
+
+        By the corrected p; without one, by whether the two intervals overlap.
+        """
+        if self.base is None or self.tuned is None or self.difference is None:
+            return ""
+        if self.same:
+            return "no item changed"
+        if self.p is not None:
+            apart = self.p <= LEVEL
+        elif self.base.low is None or self.base.high is None or self.tuned.low is None or self.tuned.high is None:
+            return "no interval"
+        else:
+            apart = self.base.high < self.tuned.low or self.tuned.high < self.base.low
+        if not apart:
+            return "no clear difference"
+        return "higher" if self.difference.value > 0 else "lower"
+
+    @property
+    def better(self) -> bool | None:
+        """Whether a clear difference is for the better; None where it is not clear."""
+        if self.verdict not in ("higher", "lower"):
+            return None
+        return (self.verdict == "higher") != lower_is_better(self.metric)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of averages, of each model; or (is_gain) by which part the tuned model is above the base one."""
+
+    label: str
+    base: Interval | None
+    tuned: Interval | None
+    is_gain: bool = False
+
+
+def lower_is_better(metric: str) -> bool:
+    return metric.partition(",")[0] in LOWER_IS_BETTER
+
+
+def family(task: str) -> str:
+    """`xcopa_sw` and `xcopa_zh-Hans` are both `xcopa`."""
+    return LANGUAGE_SUFFIX.sub("", task) or task
+
+
+def corrected(lines: Iterable[Compared]) -> list[Compared]:
+    """The lines with their p corrected over all of them that have one."""
+    found = list(lines)
+    tested = [(i, line.p) for i, line in enumerate(found) if line.p is not None]
+    for (i, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
+        found[i] = replace(found[i], p=p)
+    return found
+
+
+class MetricLines:
+    """The rows of one metric, model by model, and the panel of the cells that the models have the same items of."""
+
+    def __init__(
+        self,
+        metric: str,
+        rows: Mapping[Key, Mapping[str, dict[str, Any]]],
+        items: Mapping[str, Mapping[Key, ItemValues]],
+        *,
+        seed: int,
+    ) -> None:
+        self.metric, self.rows, self.seed = metric, rows, seed
+        self.models = [model for model in MODELS if any(model in found for found in rows.values())]
+        self.places: dict[Key, int] = {}
+        cells: list[Cell] = []
+        for key in rows:
+            scored = [items.get(model, {}).get(key) for model in self.models]
+            whole = [of for of in scored if of is not None and len(of.values) and np.isfinite(of.values).all()]
+            if len(whole) == len(self.models) and all(np.array_equal(of.numbers, whole[0].numbers) for of in whole):
+                self.places[key] = len(cells)
+                cells.append(
+                    Cell(key[1], key[0], family(key[1]), np.stack([of.values for of in whole]), whole[0].groups)
+                )
+        self.panel = Panel(cells, seed=seed) if cells else None
+
+    def cells(self) -> list[Compared]:
+        """Every task of every language."""
+        return corrected(self._line(key[1], key[0], [key], np.ones(1)) for key in self.rows)
+
+    def overall(self) -> list[Compared]:
+        return self._averages("average", list(self.rows))
+
+    def families(self) -> list[Compared]:
+        """The averages of each family of tasks. Those over all items ask the same again: they are corrected apart."""
+        of = _grouped(self.rows, lambda key: family(key[1]))
+        lines = [self._averages(name, keys) for name, keys in sorted(of.items())]
+        equally, weighted = corrected(line[0] for line in lines), corrected(part for line in lines for part in line[1:])
+        return sorted(equally + weighted, key=lambda line: (line.label, line.by_items))
+
+    def languages(self) -> list[Compared]:
+        of = _grouped(self.rows, lambda key: key[0])
+        return corrected(self._averages(lang, keys, lang)[0] for lang, keys in sorted(of.items()))
+
+    def by_training(self, trained: Collection[str]) -> list[Compared]:
+        """The languages that were trained on and the others, where both were evaluated."""
+        of = _grouped(self.rows, lambda key: key[0] in trained)
+        if len(of) < 2:
+            return []
+        langs = {seen: len({lang for lang, _, _ in keys}) for seen, keys in of.items()}
+        names = {True: f"Trained on ({langs[True]})", False: f"Not trained on ({langs[False]})"}
+        return corrected(self._averages(names[seen], of[seen])[0] for seen in (True, False))
+
+    def ratios(self) -> list[Ratio]:
+        """The other languages relative to English, in the families that have it; the gain relative to the base
+        model."""
+        if lower_is_better(self.metric):
+            return []
+        found = []
+        with_english = {family(task) for lang, task, _ in self.rows if lang == ENGLISH}
+        keys = self._common([key for key in self.rows if family(key[1]) in with_english])
+        others, english = [key for key in keys if key[0] != ENGLISH], [key for key in keys if key[0] == ENGLISH]
+        if others and english:
+            of = {model: self._ratio((model, others), (model, english)) for model in self.models}
+            found.append(Ratio("Other languages relative to English", of.get("base"), of.get("tuned")))
+        if len(self.models) == len(MODELS):
+            keys = self._common(list(self.rows))
+            gain = self._ratio(("tuned", keys), ("base", keys), gain=True)
+            found.append(Ratio("Relative gain Δ over the base model", None, gain, is_gain=True))
+        return [line for line in found if line.base is not None or line.tuned is not None]
+
+    def _averages(self, label: str, keys: Sequence[Key], lang: str = "") -> list[Compared]:
+        """The mean over languages of the mean over each one's tasks and, where it is another, the mean over all
+        items."""
+        common = self._common(keys)
+        equally, sizes = macro_weights([key[0] for key in common]), item_weights([self._n(key) for key in common])
+        lines = [self._line(label, lang, common, equally)]
+        if not np.allclose(equally, sizes):
+            lines.append(replace(self._line(label, lang, common, sizes), by_items=True))
+        return lines
+
+    def _common(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """The cells that every model has, so that like is compared with like."""
+        models = {model for key in keys for model in self.rows[key]}
+        return [key for key in keys if models == set(self.rows[key])] or keys
+
+    def _n(self, key: Key) -> int:
+        return max(int(row["n"]) for row in self.rows[key].values())
+
+    def _line(self, label: str, lang: str, keys: Sequence[Key], weights: Weights) -> Compared:
+        shown: dict[str, Interval | None] = dict.fromkeys(MODELS)
+        for model in self.models:
+            shown[model] = self._interval(model, keys, weights)
+        base, tuned = shown["base"], shown["tuned"]
+        line = Compared(label, lang, self.metric, sum(map(self._n, keys)), base, tuned, None)
+        if base is None or tuned is None:
+            return replace(line, detectable=self._detectable(base or tuned, keys))
+        difference = Interval(tuned.value - base.value)
+        if self.panel is None or not self._measured(keys):
+            return replace(line, difference=difference)
+        contrast = self._contrast("tuned", keys, weights) - self._contrast("base", keys, weights)
+        paired, changes = self.panel.estimate(contrast), self.panel.changes(contrast)
+        return replace(
+            line,
+            difference=replace(paired, value=difference.value),
+            p=sign_flip_p(changes, seed=self.seed),
+            same=not changes.any(),
+            detectable=smallest_detectable(paired.error) if paired.error else None,
+        )
+
+    def _interval(self, model: str, keys: Sequence[Key], weights: Weights) -> Interval | None:
+        if not all(model in self.rows[key] for key in keys):
+            return None
+        if len(keys) == 1:
+            row = self.rows[keys[0]][model]
+            low, high = (float(row[end]) if np.isfinite(row[end]) else None for end in ("ci_low", "ci_high"))
+            error = self._estimate(model, keys, weights).error
+            return Interval(float(row["value"]), low, high, error)
+        return self._estimate(model, keys, weights)
+
+    def _estimate(self, model: str, keys: Sequence[Key], weights: Weights) -> Interval:
+        value = self._value(model, keys, weights)
+        if self.panel is None or not self._measured(keys):
+            return Interval(value)
+        # lm-eval's value and the mean of the items' differ by rounding alone.
+        return replace(self.panel.estimate(self._contrast(model, keys, weights)), value=value)
+
+    def _value(self, model: str, keys: Sequence[Key], weights: Weights) -> float:
+        return float(sum(of * self.rows[key][model]["value"] for key, of in zip(keys, weights, strict=True)))
+
+    def _detectable(self, alone: Interval | None, keys: Sequence[Key]) -> float | None:
+        """With one model: a second one near it, on items of its own."""
+        if self.panel is None or alone is None or not alone.error or not self._measured(keys):
+            return None
+        if len(keys) == 1 and self.panel.accuracies[self.places[keys[0]]]:
+            return smallest_detectable(accuracy_difference_error(alone.value, self._n(keys[0])))
+        return smallest_detectable(float(np.sqrt(2)) * alone.error)
+
+    def _measured(self, keys: Sequence[Key]) -> bool:
+        return all(key in self.places for key in keys)
+
+    def _contrast(self, model: str, keys: Sequence[Key], weights: Weights) -> Weights:
+        """(models, cells of the panel)."""
+        contrast = np.zeros((len(self.models), len(self.places)))
+        contrast[self.models.index(model), [self.places[key] for key in keys]] = weights
+        return contrast
+
+    def _ratio(
+        self, over: tuple[str, Sequence[Key]], under: tuple[str, Sequence[Key]], *, gain: bool = False
+    ) -> Interval | None:
+        """One mean over languages over another; `gain`: less 1."""
+        weights = [macro_weights([key[0] for key in keys]) for _, keys in (over, under)]
+        if self.panel is not None and self._measured([*over[1], *under[1]]):
+            above, below = (self._contrast(*of, with_) for of, with_ in zip((over, under), weights, strict=True))
+            return self.panel.ratio(above - below if gain else above, below)
+        values = [self._value(*of, with_) for of, with_ in zip((over, under), weights, strict=True)]
+        if not values[1]:
+            return None
+        return Interval(relative_gain(*values) if gain else values[0] / values[1])
+
+
+def _grouped(keys: Iterable[Key], name: Callable[[Key], Name]) -> dict[Name, list[Key]]:
+    found: dict[Name, list[Key]] = defaultdict(list)
+    for key in keys:
+        found[name(key)].append(key)
+    return dict(found)

@@ -1,0 +1,114 @@
+"""`raysel compare` of two models' results: what it reads, what it prints, what it refuses."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from raysel import tables
+from raysel.evaluations import EvaluationError, compare_evaluations, find_both
+from raysel.store import Store
+
+TASKS = {"xcopa_sw": "sw", "xcopa_th": "th", "xnli_sw": "sw"}
+
+
+def published(
+    folder: Path,
+    name: str,
+    *,
+    tasks: dict[str, str] = TASKS,
+    n: int = 40,
+    share: float = 0.5,
+    split: str = "test",
+    shots: int = 0,
+    answer: str = "1",
+    group: bool = True,
+) -> str:
+    """The folder of results of a model that is right on the items whose luck is below `share`."""
+    attempt = Store(str(folder)).attempt("results", name.encode().hex().ljust(24, "0"))
+    records = []
+    for cell, (task, lang) in enumerate(tasks.items()):
+        right = (np.random.default_rng(cell).random(n) < share).astype(float)
+        shared = {"model": name, "task": task, "lang": lang, "split": split, "metric": "acc"}
+        row = {**shared, "value": right.mean(), "ci_low": 0.0, "ci_high": 1.0, "n": n, "seed": 0, "shots": shots}
+        items = [
+            {**shared, "item": i, "value": value, "prompt": "", "answer": "", "group": f"{i}", "target": answer}
+            for i, value in enumerate(right)
+        ]
+        for table, rows in (("results", [row]), ("items", items)):
+            written = pa.Table.from_pylist(rows)
+            if table == "items" and not group:
+                written = written.drop_columns(["group"]).append_column("group", pa.nulls(n, pa.string()))
+            assert tables.SCHEMAS[table].names[0] == written.column_names[0]
+            records.append(attempt.write_table(table, cell, written))
+    artifact = attempt.publish(records, settings={"evaluation": {"limit": n}}, inputs={}, version=1, summary={})
+    return f"{folder}/{artifact.address}"
+
+
+def printed(first: str, second: str) -> str:
+    console = Console(record=True, width=80, file=io.StringIO())
+    both = find_both(first, second, None)
+    assert both is not None
+    compare_evaluations(*both, console=console)
+    return console.export_text()
+
+
+def line(text: str, *starts: str) -> list[str]:
+    [found] = [line.split() for line in text.splitlines() if line.split()[: len(starts)] == list(starts)]
+    return found
+
+
+def test_every_language_family_and_average_is_printed(tmp_path: Path) -> None:
+    text = printed(published(tmp_path, "a", share=0.3), published(tmp_path, "b", share=0.8))
+    assert "120 items of 3 tasks in 2 languages\n" in text
+    assert line(text, "all")[:3] == ["all", "acc", "%"]
+    for name in ("xcopa", "xnli", "sw", "th"):
+        assert line(text, name)[-2:] in (["40", "higher"], ["80", "higher"])
+    assert "< 0.001" in text
+    assert "Holm" in text
+
+
+def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:
+    place = published(tmp_path, "a")
+    text = printed(place, place + "/")
+    found = line(text, "th")
+    assert " ".join(found[-5:]) in " ".join(line(text, "th"))
+    assert "0.0" in found
+    assert "1.000" in found
+    assert found[-3:] == ["no", "item", "changed"]
+
+
+def test_only_items_that_both_have_are_compared(tmp_path: Path) -> None:
+    text = printed(published(tmp_path, "a", n=40), published(tmp_path, "b", n=25, tasks={"xcopa_sw": "sw"}, shots=2))
+    assert "25 items of 1 tasks in 1 languages; of A's 120 and B's 25, those that both have" in text
+    assert "warning: shots is 0 in A and 2 in B" in text
+    assert line(text, "sw")[-4:] == ["25", "no", "item", "changed"]
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ({"tasks": {"xquad_sw": "sw"}}, "task is xcopa_sw, xcopa_th, xnli_sw in the first and xquad_sw in the second"),
+        ({"split": "dev", "n": 9}, "split is test in the first and dev in the second.*limit is 40 in the first and 9"),
+        ({"split": "dev", "shots": 5}, "shots is 0 in the first and 5 in the second"),
+        ({"answer": "2"}, "another right answer"),
+    ],
+)
+def test_what_has_nothing_in_common_is_refused(tmp_path: Path, other: dict[str, Any], found: str) -> None:
+    with pytest.raises(EvaluationError, match=found):
+        printed(published(tmp_path, "a"), published(tmp_path, "b", **other))
+
+
+def test_results_and_scores_are_told_apart(tmp_path: Path) -> None:
+    place = published(tmp_path, "a")
+    assert find_both(str(tmp_path / "x.parquet"), str(tmp_path / "y.parquet"), None) is None
+    assert find_both(place, place, "scores") is None
+    for second, of in ((str(tmp_path / "x.parquet"), None), (f"{tmp_path}/results/nothing", "results")):
+        with pytest.raises(EvaluationError, match="has no published results"):
+            find_both(place, second, of)
+    with pytest.raises(EvaluationError, match="--of vectors"):
+        find_both(place, place, "vectors")
