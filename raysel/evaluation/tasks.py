@@ -254,6 +254,16 @@ def _refuse_shots_without_source(name: str, config: dict[str, Any]) -> None:
             f"task {name}: {config['num_fewshot']} shots asked for, and only a test split to take them from; "
             "give it a training_split or validation_split, or set evaluation.shots to 0"
         )
+    source = config.get("training_split") or config.get("validation_split")
+    if (
+        config.get("num_fewshot")
+        and not own_source
+        and source == (config.get("test_split") or config.get("validation_split"))
+    ):
+        raise TaskError(
+            f"task {name}: {config['num_fewshot']} shots asked for, and split {source}, their source, "
+            "is the one that is scored: an item could be its own example; set evaluation.shots to 0"
+        )
 
 
 def _choose_metrics(name: str, config: dict[str, Any], settings: EvaluationSettings) -> None:

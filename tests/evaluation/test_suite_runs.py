@@ -60,6 +60,17 @@ def test_a_language_of_each_suite_is_scored(tmp_path: Path, lm: Any, suite: str,
     assert {score.metric for task in tasks for score in run(lm, task, 2)[0]} == metrics
 
 
+def test_development_items_without_a_question_with_two_beginnings_with_several_answers(tmp_path: Path) -> None:
+    data = write_suite_data(write_suite_data(tmp_path, "ling-informed", 2, {"zh"}), "langgps", 2, {"en"})
+    said = {}
+    for suite, include in (("ling-informed", ["xnli_zh", "xwinograd_zh"]), ("langgps", ["mkqa_en"])):
+        settings = EvaluationSettings(tasks=suite, data=str(data), include=include, dev_share=0.5)
+        said |= {task.name: list(development_items(task)) for task in development_tasks(settings)}
+    assert said["xnli_zh"][1] == ("It rains 1., 正确? ", "所以, It is wet.")
+    assert said["xwinograd_zh"] == [("Dogs bit 1 cats because dogs", "were angry.")]
+    assert said["mkqa_en"][:1] == [("Question: who is number 1\nAnswer in a few words.\nAnswer:", "Ann Lee")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", SHIPPED)
 def test_every_task_is_scored_and_its_development_items_said(tmp_path: Path, lm: Any, suite: str) -> None:

@@ -130,6 +130,16 @@ def test_the_shots_data_must_be_there(tmp_path: Path) -> None:
     assert suite("transfer-dynamics", data=str(tmp_path), include=["mgsm_ja"], shots=0)[0].config["num_fewshot"] == 0
 
 
+def test_an_item_is_never_its_own_example(tmp_path: Path) -> None:
+    data = str(write_suite_data(tmp_path, "ling-informed", 1, {"zh"}))
+    include = ["xstorycloze_zh"]
+    assert suite("ling-informed", data=data, include=include, shots=2)[0].scored_split == "eval"
+    with pytest.raises(
+        UserError, match=r"xstorycloze_zh: 2 shots asked for, and split train.*is the one that is scored"
+    ):
+        suite("ling-informed", data=data, include=include, shots=2, split="dev")
+
+
 def test_the_files_that_count_are_those_that_are_read(tmp_path: Path) -> None:
     data = write_suite_data(tmp_path, "flores", 2, {"sw"})
     settings = EvaluationSettings(data=str(data), include=["flores_to_en_sw"], **FLORES)
