@@ -156,8 +156,9 @@ def measure_group(index: int, members: ShardRecord, points: list[ShardRecord], g
     written = given.attempt.unpublished(points)
     for lang in sorted(set(found[chosen > 0])):
         rows = written.read("points", ["id", "vector"], filters=pc.field("lang") == lang).sort_by("id")
-        targets = _matrix(rows)
-        own = np.concatenate([_matrix(table)[langs == lang] for table, langs, _ in parts])
+        # Once, not for every choice.
+        targets = _matrix(rows).astype(np.float32)
+        own = np.concatenate([_matrix(table)[langs == lang] for table, langs, _ in parts]).astype(np.float32)
         for choice in range(len(given.choices)):
             has = chosen[found == lang] >> choice & 1 == 1
             if has.any():
