@@ -132,7 +132,7 @@ def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Conso
         console.print(table)
     console.print(
         "Difference: B less A with its paired 95% interval. p: permutation test, corrected (Holm) over the lines of a "
-        "table with the same metric, averages over everything excepted. Detectable: the true difference that four of "
+        "table with the same metric, the average of all excepted. Detectable: the true difference that four of "
         "five such evaluations would find.",
         highlight=False,
     )
