@@ -54,7 +54,8 @@ class Graph:
         evaluation = self.experiment.evaluation
         root = Path(evaluation.data or "").expanduser().resolve()
         data = [file for file in files if evaluation.data is not None and Path(file).is_relative_to(root)]
-        tasks = self.leaf(str(evaluation.tasks), [file for file in files if file not in set(data)])
+        rest = [file for file in files if file not in set(data)]
+        tasks = self.leaf(str(evaluation.tasks), rest) if rest else Leaf(str(evaluation.tasks), {})
         if not data:
             return tasks
         below = {f"data/{name}": content for name, content in self.leaf("", data).files.items()}

@@ -58,13 +58,20 @@ def _add_corpus(graph: Graph) -> None:
         graph.add("audit", "audit", {"audit": facts}, "corpus", execution={"audit": audit})
     evaluation = graph.experiment.evaluation
     if graph.tasks is not None and "contamination" in audit.checks:
+        sources = item_sources(evaluation)
         graph.add(
             "contamination",
             "contamination",
-            {"ngram": audit.ngram, "split": evaluation.split, "dev_share": evaluation.dev_share},
+            {
+                "ngram": audit.ngram,
+                "split": evaluation.split,
+                "dev_share": evaluation.dev_share,
+                # One file may hold the items of several tasks.
+                "tasks": [source.task for source in sources],
+            },
             "corpus",
             leaves={"tasks": graph.tasks},
-            execution={"sources": item_sources(evaluation)},
+            execution={"sources": sources},
         )
     graph.corpus = {"corpus": graph.steps["corpus"]}
     found_by = {name: "contamination" if name == "contamination" else "audit" for name in audit.drop}
@@ -172,25 +179,31 @@ def _add_training(graph: Graph) -> None:
 
 
 def _add_evaluation(graph: Graph) -> None:
+    from raysel.models.templates import template_source
+
     if graph.tasks is None:
         return
     evaluation = graph.experiment.evaluation
     given = graph.templated if evaluation.chat_template else graph.trained
-    judge = {} if evaluation.judge is None else {"judge": graph.leaf_of_model(evaluation.judge)}
+    judge, asked = {}, {}
+    if evaluation.judge is not None:
+        judge = {"judge": graph.leaf_of_model(evaluation.judge)}
+        asked = {"judge_template": template_source(evaluation.judge.template.name)}
     # Where they are does not count, but what they hold: leaves.
     not_counted = {"tasks": None, "data": None, "judge": None}
     for name in evaluation.models:
         tuned = {"tuned": graph.steps["model"]} if name == "tuned" else {}
-        parts: list[Step | Leaf] = [*graph.base.values(), *graph.model_leaf.values(), *tuned.values(), *judge.values()]
+        parts: list[Step | Leaf] = [*graph.base.values(), *graph.model_leaf.values(), *tuned.values()]
         graph.add(
             f"results_{name}",
             "results",
-            {"evaluation": counted(evaluation) | not_counted, "model_name": name, **given},
+            {"evaluation": counted(evaluation) | not_counted, "model_name": name, **asked, **given},
             more_inputs=graph.base | tuned,
             leaves=graph.model_leaf | {"tasks": graph.tasks} | judge,
             execution={
                 "evaluation": evaluation,
                 "identity": digest([STAGES["results"][0], *(part.fingerprint for part in parts)]),
+                "judge_identity": [judge["judge"].fingerprint, asked["judge_template"]] if judge else None,
             },
         )
 

@@ -50,6 +50,11 @@ def local_copy(config: dict[str, Any], root: Path) -> tuple[dict[str, Any], list
     whose files are not there are dropped; one to score and the one for shots must stay.
     """
     spec = config["data"]
+    if absent := [key for key in ("folder", "files") if not spec.get(key)]:
+        raise DataFileError(
+            f"task {config['task']}: data.{absent[0]} is missing; a task file without `words` names both: "
+            "data: {folder: quiz, files: [sw]} reads <evaluation.data>/quiz/sw.<split>.jsonl"
+        )
     # In this order: the first split decides the types, and MGSM has worked answers only where it trains.
     names = list(dict.fromkeys(config[key] for key in SPLITS if config.get(key)))
     files = {name: [root / spec["folder"] / f"{stem}.{name}.jsonl" for stem in spec["files"]] for name in names}

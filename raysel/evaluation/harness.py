@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 STATISTIC_RESAMPLES = 300
 # lm-eval's name for the metric of a task that is scored elsewhere.
 NO_METRIC = "bypass"
+NOT_ASKED = "not asked: the answer is in another language"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,15 @@ def harness_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
     disable_progress_bar()
     sandbox_templates()
     return HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model generated on an item, before any filter, and the item's own words, without shots or template."""
+
+    item: ItemScore
+    instruction: str
+    text: str
 
 
 class _Templates(SandboxedEnvironment):
@@ -139,7 +149,10 @@ def evaluate_task(
         value = float(results[f"{metric},{filtered}"])
         scores.append(MetricScore(_shown(metric, filtered), value, low, high, len(values)))
     if lm_task.OUTPUT_TYPE == "generate_until":
-        answers = {item.item: (item, str(sample["resps"][0][0])) for item, sample in asked}
+        answers = {
+            item.item: Answered(item, str(lm_task.doc_to_text(sample["doc"])), str(sample["resps"][0][0]))
+            for item, sample in asked
+        }
         for of_answers in _of_answers(answers, task, judged_by):
             items += of_answers
             told = [item.value for item in of_answers if math.isfinite(item.value)]
@@ -194,9 +207,7 @@ def _keep_part(lm_task: Any, task: EvalTask) -> list[int] | None:
     return rows
 
 
-def _of_answers(
-    answers: dict[int, tuple[ItemScore, str]], task: EvalTask, judged_by: HFLM | None
-) -> Iterator[list[ItemScore]]:
+def _of_answers(answers: dict[int, Answered], task: EvalTask, judged_by: HFLM | None) -> Iterator[list[ItemScore]]:
     """The items of the metrics that look at a whole generated answer, before any filter: one list for each metric.
 
     An answer in another language than the instruction's is rated 1, whatever the judge would say (transfer-dynamics,
@@ -204,24 +215,33 @@ def _of_answers(
     """
     metadata = task.config.get("metadata") or {}
     lang = metadata.get("answer_lang", task.lang)
-    right = {number: right_language(answer, lang) for number, (_, answer) in answers.items()}
+    right = {number: right_language(answered.text, lang) for number, answered in answers.items()}
     if any(told is not None for told in right.values()):
         yield [
-            replace(item, metric="right_language", value=math.nan if (told := right[number]) is None else float(told))
-            for number, (item, _) in answers.items()
+            replace(
+                answered.item,
+                metric="right_language",
+                value=math.nan if (told := right[number]) is None else float(told),
+            )
+            for number, answered in answers.items()
         ]
     if not metadata.get("judge"):
         return
     if judged_by is None:
         raise TaskError("its answers are rated by a judge model: set evaluation.judge, or leave the task out")
     rated = [number for number in answers if right[number] is not False]
-    prompts = [judge_prompt(answers[number][0].prompt, answers[number][1], task.lang) for number in rated]
+    prompts = [judge_prompt(answers[number].instruction, answers[number].text, task.lang) for number in rated]
     judgements = dict(zip(rated, judge(judged_by, prompts), strict=True))
     yield [
-        replace(item, metric="rating", value=float(WORST), judgement="not asked: the answer is in another language")
+        replace(answered.item, metric="rating", value=float(WORST), judgement=NOT_ASKED)
         if number not in judgements
-        else replace(item, metric="rating", value=_number(rating_of(judgements[number])), judgement=judgements[number])
-        for number, (item, _) in answers.items()
+        else replace(
+            answered.item,
+            metric="rating",
+            value=_number(rating_of(judgements[number])),
+            judgement=judgements[number],
+        )
+        for number, answered in answers.items()
     ]
 
 

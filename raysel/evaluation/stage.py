@@ -9,6 +9,7 @@ import importlib.metadata
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -142,7 +143,8 @@ def _plan(run: StageRun, tasks: list[EvalTask], model: EvaluatedModel) -> dict[s
             gpus = gpus_per_replica(
                 model_size(model.folder(Path(scratch))), gpu_bytes=gpu_bytes, max_tokens=PROBED_TOKENS
             )
-    batch = settings.batch_size or run.cluster.run_task(_fitting_batch, model, gpus, num_gpus=gpus)
+    judge = _judge_model(run.leaves["judge"], settings) if "judge" in run.leaves else None
+    batch = settings.batch_size or run.cluster.run_task(_fitting_batch, model, judge, gpus, num_gpus=gpus)
     return {"tasks": names, "batch_size": batch, "threads": 1, "gpus": gpus}
 
 
@@ -153,10 +155,17 @@ def _gpu_bytes() -> int:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def _fitting_batch(model: EvaluatedModel, gpus: int) -> int:
-    """Ray task: the largest batch of long prompts that the model and its GPUs hold, logits included."""
+def _judge_model(folder: str, settings: EvaluationSettings) -> EvaluatedModel:
+    assert settings.judge is not None
+    return EvaluatedModel(folder, None, settings.judge.template.name, settings.judge.trust_remote_code)
+
+
+def _fitting_batch(model: EvaluatedModel, judge: EvaluatedModel | None, gpus: int) -> int:
+    """Ray task: the largest batch of long prompts that the GPUs hold with the model, logits included, and the judge."""
     import torch
 
+    # Held while the batches are tried.
+    beside = judge.load(1, gpus) if judge is not None else None
     lm = model.load(1, gpus)
     tokens = min(lm.max_length, PROBED_TOKENS)
 
@@ -168,7 +177,9 @@ def _fitting_batch(model: EvaluatedModel, gpus: int) -> int:
             return False
         return True
 
-    return largest_that_fits(fits)
+    batch = largest_that_fits(fits)
+    del beside
+    return batch
 
 
 def _address(run: StageRun, plan: dict[str, Any], task: EvalTask) -> str:
@@ -178,9 +189,14 @@ def _address(run: StageRun, plan: dict[str, Any], task: EvalTask) -> str:
     return digest(
         {
             "model": run.settings["identity"],
-            "task": _words(task) | {"lang": task.lang, "item": task.item, "part": task.part, "share": task.dev_share},
+            "task": _words(task) | {"lang": task.lang, "item": task.item},
+            "part": None if task.part == "whole" else [task.part, task.dev_share],
+            "judge": run.settings.get("judge_identity") if _judged(task) else None,
             "reading": reading,
-            "data": [file_digest(run.attempt.store, file) for file in _data_files(task)],
+            "data": {
+                split: [file_digest(run.attempt.store, file) for file in files]
+                for split, files in _data_files(task).items()
+            },
             "split": settings.split,
             "limit": settings.limit,
             "template": run.settings.get("template") if settings.chat_template else None,
@@ -262,18 +278,23 @@ class CellWorker:
         cell = int(item["cell"])
         task = self.tasks[cell]
         failure = ""
+        judged_by = self._judge() if _judged(task) else None
         try:
-            with deadline(self.lm.model, 60 * self.settings.cell_timeout_minutes):
-                self._score(task, self.addresses[cell])
+            with ExitStack() as limits:
+                for lm in (self.lm, judged_by):
+                    if lm is not None:
+                        limits.enter_context(deadline(lm.model, 60 * self.settings.cell_timeout_minutes))
+                self._score(task, self.addresses[cell], judged_by)
         except DeadlineError as error:
             failure = f"{error} (evaluation.cell_timeout_minutes)"
         except DatasetsError as error:
-            failure = f"{_said(error)}; its data: {', '.join(_data_files(task)) or task.config['dataset_path']}"
+            read = [file for files in _data_files(task).values() for file in files]
+            failure = f"{_said(error)}; its data: {', '.join(read) or task.config['dataset_path']}"
         except CELL_FAULTS as error:
             failure = _said(error)
         return {"cell": cell, "task": task.name, "failure": failure}
 
-    def _score(self, task: EvalTask, address: str) -> None:
+    def _score(self, task: EvalTask, address: str, judged_by: "HFLM | None") -> None:
         from raysel.evaluation.harness import evaluate_task
 
         metadata = task.config.get("metadata") or {}
@@ -283,7 +304,7 @@ class CellWorker:
             limit=self.settings.limit,
             seed=self.seed,
             chat_template=self.template is not None,
-            judged_by=self._judge() if metadata.get("judge") else None,
+            judged_by=judged_by,
         )
         shared = {"model": self.identity, "task": task.name, "lang": task.lang, "split": self.settings.split}
         conditions = {
@@ -305,17 +326,18 @@ class CellWorker:
 
     def _judge(self) -> "HFLM | None":
         if self.judged_by is None and self.judge is not None:
-            settings = self.settings.judge
-            assert settings is not None
-            judge = EvaluatedModel(self.judge, None, settings.template.name, settings.trust_remote_code)
+            judge = _judge_model(self.judge, self.settings)
             self.judged_by = judge.load(self.plan["batch_size"], self.plan["gpus"])
         return self.judged_by
 
 
-def _data_files(task: EvalTask) -> list[str]:
-    """Split after split."""
-    by_split = (task.config.get("dataset_kwargs") or {}).get("data_files") or {}
-    return [str(file) for _, files in sorted(by_split.items()) for file in files]
+def _judged(task: EvalTask) -> bool:
+    return bool((task.config.get("metadata") or {}).get("judge"))
+
+
+def _data_files(task: EvalTask) -> dict[str, list[str]]:
+    """By split; empty for a data set of the hub."""
+    return dict((task.config.get("dataset_kwargs") or {}).get("data_files") or {})
 
 
 def _said(error: BaseException) -> str:

@@ -254,12 +254,12 @@ def _refuse_shots_without_source(name: str, config: dict[str, Any]) -> None:
             f"task {name}: {config['num_fewshot']} shots asked for, and only a test split to take them from; "
             "give it a training_split or validation_split, or set evaluation.shots to 0"
         )
-    source = config.get("training_split") or config.get("validation_split")
-    if (
-        config.get("num_fewshot")
-        and not own_source
-        and source == (config.get("test_split") or config.get("validation_split"))
-    ):
+    named = config.get("fewshot_split") or (few_shot.get("split") if isinstance(few_shot, dict) else None)
+    source = named or (None if own_source else config.get("training_split") or config.get("validation_split"))
+    # From the test split lm-eval takes no item as its own example, from any other it does.
+    careful = named is not None and named == config.get("test_split")
+    scored = config.get("test_split") or config.get("validation_split")
+    if config.get("num_fewshot") and source == scored and not careful:
         raise TaskError(
             f"task {name}: {config['num_fewshot']} shots asked for, and split {source}, their source, "
             "is the one that is scored: an item could be its own example; set evaluation.shots to 0"

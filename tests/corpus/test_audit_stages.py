@@ -293,7 +293,7 @@ def test_the_whole_line_takes_clean_in_place_of_corpus(tmp_path: Path, tiny_llam
     plain, cleaned = steps(), steps("corpus.audit.drop=[near_duplicate]")
     assert "contamination" not in plain
     readers = [name for name, step in plain.items() if "corpus" in step.inputs and name not in ("audit", "report")]
-    assert readers == ["quota", "vectors", "order", "tokens"]
+    assert readers == ["quota", "vectors", "diversity", "order", "tokens"]
     for name in readers:
         assert plain[name].inputs["corpus"].name == "corpus"
         assert cleaned[name].inputs["corpus"].name == "clean"

@@ -11,7 +11,7 @@ import torch
 
 from raysel.errors import UserError
 from raysel.evaluation import harness
-from raysel.evaluation.harness import ItemScore, evaluate_task, harness_model
+from raysel.evaluation.harness import Answered, ItemScore, evaluate_task, harness_model
 from raysel.evaluation.intervals import wilson_interval
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import EvalTask, load_tasks
@@ -126,7 +126,7 @@ def test_generated_answers_are_checked_for_their_language() -> None:
     said = [("Le chat dort sur le vieux fauteuil rouge.", 1.0), ("The cat sleeps on the old red chair.", 0.0)]
     said.append(("42", math.nan))
     items = [ItemScore(i, None, "", math.nan, "Que fait le chat ?", answer, "") for i, (answer, _) in enumerate(said)]
-    answers = {item.item: (item, item.answer) for item in items}
+    answers = {item.item: Answered(item, item.prompt, item.answer) for item in items}
     (told,) = harness._of_answers(answers, EvalTask("choice_fr", "fr", {}, ()), None)
     assert [item.metric for item in told] == ["right_language"] * 3
     assert [item.value for item in told] == pytest.approx([right for _, right in said], nan_ok=True)

@@ -1,5 +1,4 @@
 import copy
-import importlib.util
 import pickle
 from pathlib import Path
 
@@ -113,7 +112,6 @@ def test_spbleu_is_refused_without_its_tokenizer(tmp_path: Path, monkeypatch: py
         metrics.refuse_without_spbleu("x")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is None, reason="sentencepiece is not installed")
 def test_spbleu_is_sacrebleus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small model of the same kind in the tokenizer's place."""
     import sentencepiece

@@ -119,6 +119,16 @@ def test_what_decides_a_cells_numbers_decides_its_address(tmp_path: Path, progre
     others.append(address())
     assert len({first, *others}) == 1 + len(others)
     assert address(evaluation={"workers": 2, "cell_timeout_minutes": 1}) == others[-1]
+    assert address(evaluation={"dev_share": 0.5}) == others[-1], "both splits are there: nothing is carved out"
+    judged = new_run(attempt, folder, None, progress)
+    judged.settings["judge_identity"] = ["a judge", "auto"]  # type: ignore[index]
+    assert stage._address(judged, plan, load_tasks(judged.settings["evaluation"])[0]) == others[-1]
+    write_task(folder, choice_config("en", metadata={"judge": True}))
+    asked = {
+        stage._address(run, plan, load_tasks(run.settings["evaluation"])[0])
+        for run in (judged, new_run(attempt, folder, None, progress))
+    }
+    assert len(asked) == 2
 
 
 def worker(run: StageRun, plan: dict[str, Any], **models: Any) -> stage.CellWorker:

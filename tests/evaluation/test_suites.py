@@ -19,6 +19,7 @@ from raysel.pipeline import expand
 from raysel.store import Store
 from tests.conftest import REPOSITORY
 from tests.evaluation.suite_data import row_of, write_suite_data
+from tests.evaluation.task_folder import choice_config, write_choice_tasks, write_task
 
 FLORES: dict[str, Any] = {"tasks": "flores", "exclude_metrics": ["spbleu"]}
 
@@ -138,6 +139,24 @@ def test_an_item_is_never_its_own_example(tmp_path: Path) -> None:
         UserError, match=r"xstorycloze_zh: 2 shots asked for, and split train.*is the one that is scored"
     ):
         suite("ling-informed", data=data, include=include, shots=2, split="dev")
+
+
+def test_shots_named_from_the_split_that_is_scored_are_refused(tmp_path: Path) -> None:
+    folder = write_choice_tasks(tmp_path, ("en",))
+    write_task(folder, choice_config("en", fewshot_split="validation"))
+    assert load_tasks(EvaluationSettings(tasks=str(folder), shots=1))[0].config["num_fewshot"] == 1
+    with pytest.raises(UserError, match=r"choice_en: 1 shots asked for, and split validation"):
+        load_tasks(EvaluationSettings(tasks=str(folder), shots=1, split="dev"))
+
+
+@pytest.mark.parametrize("data", [{"folder": "items"}, {"files": ["en"]}])
+def test_data_of_a_task_without_words_names_folder_and_files(tmp_path: Path, data: dict[str, Any]) -> None:
+    folder = write_choice_tasks(tmp_path, ("en",))
+    config = choice_config("en", data=data)
+    del config["dataset_kwargs"]
+    write_task(folder, config)
+    with pytest.raises(UserError, match=r"choice_en: data\.(files|folder) is missing"):
+        load_tasks(EvaluationSettings(tasks=str(folder), data=str(tmp_path)))
 
 
 def test_the_files_that_count_are_those_that_are_read(tmp_path: Path) -> None:
