@@ -180,9 +180,6 @@ ITEMS = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
-        pa.field("target", pa.string()),
-        # What the judge wrote; null where none was asked for.
-        pa.field("judgement", pa.string()),
         # The item's name in all languages of a parallel task; null where it has no counterpart.
         pa.field("group", pa.string()),
     ]

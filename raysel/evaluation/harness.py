@@ -54,7 +54,8 @@ class ItemScore:
 
     prompt is what stood before the answer; answer is the model's: the likeliest choice, the generated text after
     the filter, or the log-likelihood of a text that was only scored. target is the right answer. group names the item
-    in all languages; None where the items are not parallel. judgement is what the judge wrote, where there is one.
+    in all languages; None where the items are not parallel. generated is the text before the filter, where one was
+    generated; judgement is what the judge wrote, where there is one.
     """
 
     item: int
@@ -64,6 +65,7 @@ class ItemScore:
     prompt: str
     answer: str
     target: str
+    generated: str | None = None
     judgement: str | None = None
 
 
@@ -150,7 +152,7 @@ def evaluate_task(
         scores.append(MetricScore(_shown(metric, filtered), value, low, high, len(values)))
     if lm_task.OUTPUT_TYPE == "generate_until":
         answers = {
-            item.item: Answered(item, str(lm_task.doc_to_text(sample["doc"])), str(sample["resps"][0][0]))
+            item.item: Answered(item, str(lm_task.doc_to_text(sample["doc"])), str(item.generated))
             for item, sample in asked
         }
         for of_answers in _of_answers(answers, task, judged_by):
@@ -260,7 +262,8 @@ def _asked(lm_task: Any, task: EvalTask, sample: dict[str, Any], rows: list[int]
     group = None
     if task.item is not None:
         group = str(number) if task.item == "position" else lm_eval.utils.apply_template(task.item, sample["doc"])
-    return ItemScore(number, group, "", math.nan, prompt, answer, target)
+    generated = str(sample["resps"][0][0]) if lm_task.OUTPUT_TYPE == "generate_until" else None
+    return ItemScore(number, group, "", math.nan, prompt, answer, target, generated)
 
 
 def _texts(task: Any, sample: dict[str, Any]) -> tuple[str, str, str]:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 CPU_BATCH = 16
 # A prompt with shots; what the batch size on a GPU is tried with.
 PROBED_TOKENS = 4096
+# Texts that are null in many cells: they have one type in all.
+TEXTS = dict.fromkeys(("target", "generated", "judgement"), pa.string())
 # Whatever a task's templates, data or metrics can raise: it fails that cell, not the others.
 CELL_FAULTS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
@@ -350,7 +352,7 @@ def _said(error: BaseException) -> str:
 
 
 def _write(attempt: Attempt, table: str, index: int, rows: list[dict[str, Any]]) -> ShardRecord:
-    known = {field.name: field.type for field in tables.SCHEMAS[table]}
+    known = {field.name: field.type for field in tables.SCHEMAS[table]} | TEXTS
     return attempt.write_table(table, index, pa.table({
         name: pa.array([row[name] for row in rows], known.get(name)) for name in rows[0]
     }))  # fmt: skip

@@ -130,6 +130,11 @@ def _chosen(settings: EvaluationSettings) -> Found:
         if any(fnmatchcase(name, glob) for glob in settings.include)
         and not any(fnmatchcase(name, glob) for glob in settings.exclude)
     )
+    if idle := [glob for glob in settings.include if chosen and not any(fnmatchcase(name, glob) for name in found)]:
+        raise TaskError(
+            f"evaluation.include: no task is called {' or '.join(idle)}; the {len(found)} tasks in {folder}: "
+            f"{_some(sorted(found))}"
+        )
     if not chosen:
         raise TaskError(
             f"evaluation.include {settings.include} less exclude {settings.exclude} matches none of the {len(found)} "

@@ -11,8 +11,11 @@ Item = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Answer:
+    """text: what the model said; taken: what a filter took from it as the answer, where it is something else."""
+
     model: str
     text: str
+    taken: str | None
     metric: str
     value: float
 

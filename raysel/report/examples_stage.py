@@ -39,8 +39,14 @@ def _rows_of(artifact: Artifact, keys: list[Item]) -> dict[Item, dict[str, Any]]
 def _example(key: Item, rows: Mapping[str, dict[str, Any]]) -> Example:
     lang, task, item = key
     one = next(iter(rows.values()))
-    answers = [Answer(model, row["answer"], row["metric"], row["value"]) for model, row in rows.items()]
+    answers = [_answer(model, row) for model, row in rows.items()]
     return Example(task, lang, item, one["prompt"], one.get("target") or "", answers)
+
+
+def _answer(model: str, row: Mapping[str, Any]) -> Answer:
+    said = row["answer"] if row.get("generated") is None else row["generated"]
+    taken = None if row["answer"] == said else row["answer"]
+    return Answer(model, said, taken, row["metric"], row["value"])
 
 
 def both_ends(scores: Artifact, corpus: Artifact) -> list[EndSample]:

@@ -259,3 +259,30 @@ def test_what_only_says_how_to_execute_changes_no_fingerprint() -> None:
     other = EvaluationSettings(tasks="somewhere", models=["base"], batch_size=3, workers=2, cell_timeout_minutes=1)
     assert counted(plain) == counted(other)
     assert counted(plain) != counted(EvaluationSettings(tasks="somewhere", limit=4))
+
+
+def test_cells_with_and_without_a_judge_are_read_as_one_table(
+    tmp_path: Path, tiny_llama: Path, cluster: Cluster, progress: Progress
+) -> None:
+    from raysel.models.settings import ModelSettings
+
+    folder = write_choice_tasks(tmp_path / "tasks", ("en", "sw"))
+    generated = {"doc_to_choice": None, "doc_to_target": "{{choices[0]}}", "metric_list": [{"metric": "exact_match"}]}
+    short = {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 4}, "metadata": {"judge": True}}
+    write_task(folder, choice_config("en", output_type="generate_until", **generated, **short))
+    wish = {"limit": 2, "judge": ModelSettings(path=str(tiny_llama))}
+    run = new_run(
+        Store(str(tmp_path / "store")).attempt("results", "a"),
+        folder,
+        cluster,
+        progress,
+        model=tiny_llama,
+        evaluation=wish,
+    )
+    run.leaves["judge"] = str(tiny_llama)  # type: ignore[index]
+    rows = publish(run.attempt, stage.run(run)).read("items").to_pylist()
+    assert {(row["task"], row["judgement"] is None, row["generated"] is None) for row in rows} == {
+        ("choice_en", True, False),
+        ("choice_en", False, False),
+        ("choice_sw", True, True),
+    }
