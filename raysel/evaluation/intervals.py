@@ -31,9 +31,6 @@ class Interval:
     high: float | None = None
     error: float | None = None
 
-    def excludes_zero(self) -> bool:
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """The 95% score interval of a proportion (Wilson 1927, "Probable inference", eq. 4), without continuity correction.

@@ -208,12 +208,12 @@ class MetricLines:
         if self.panel is None or not self._measured(keys):
             return replace(line, difference=difference)
         contrast = self._contrast("tuned", keys, weights) - self._contrast("base", keys, weights)
-        paired, changes = self.panel.estimate(contrast), self.panel.changes(contrast)
+        paired = self.panel.estimate(contrast)
         return replace(
             line,
             difference=replace(paired, value=difference.value),
-            p=sign_flip_p(changes, seed=self.seed),
-            same=not changes.any(),
+            p=sign_flip_p(self.panel.changes(contrast), seed=self.seed),
+            same=all(np.array_equal(*self.panel.cells[self.places[key]].values) for key in keys),
             detectable=smallest_detectable(paired.error) if paired.error else None,
         )
 

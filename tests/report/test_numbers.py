@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysel.evaluation.intervals import Interval
@@ -181,6 +181,16 @@ def made_comparison(base, tuned, **given):
     (base_rows, base_items), (tuned_rows, tuned_items) = rows_of(base), rows_of(tuned)
     rows, items = {"base": base_rows, "tuned": tuned_rows}, {"base": base_items, "tuned": tuned_items}
     return compare(rows, items, seed=0, **given)
+
+
+@given(st.integers(2, 7), st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_a_model_does_not_differ_from_itself(langs, seed):
+    generator = np.random.default_rng(seed)
+    values = {f"t_{lang}": generator.random(12) for lang in ["en", "sw", "th", "vi", "ta", "qu", "et"][:langs]}
+    found = made_comparison(values, values)
+    for line in [*found.cells, *found.overall, *found.by_family, *found.by_language]:
+        assert (line.difference.value, line.p, line.verdict) == (0, 1, "no item changed")
 
 
 def test_one_language_of_many_that_looks_clear_is_not():
