@@ -72,8 +72,9 @@ class Panel:
     """The cells of one metric. An average, a difference or a ratio of averages is a contrast: (M, C) weights of each
     model's cells, each row as `macro_weights` or `item_weights` has it."""
 
-    def __init__(self, cells: Sequence[Cell], *, seed: int) -> None:
-        """Raises ValueError for a cell without items or with a value that is no finite number."""
+    def __init__(self, cells: Sequence[Cell], *, seed: int, share: bool = True) -> None:
+        """share: what `is_share` says of the metric. Raises ValueError for a cell without items or with a value that is
+        no finite number."""
         for cell in cells:
             if not cell.values.shape[1] or not np.isfinite(cell.values).all():
                 raise ValueError(f"{cell.task}: every cell needs items, and every item a finite value")
@@ -81,7 +82,7 @@ class Panel:
         self.seed = seed
         self.means = np.stack([cell.values.mean(axis=1) for cell in cells], axis=1)
         self.sizes = np.array([cell.values.shape[1] for cell in cells])
-        self.accuracies = np.array([is_accuracy(cell.values) for cell in cells])
+        self.accuracies = np.array([share and is_accuracy(cell.values) for cell in cells])
         self.strata = list(_strata(cells))
 
     @cached_property

@@ -266,6 +266,85 @@ def test_one_model_alone_has_no_verdict():
     assert Compared("t", "en", "acc", 1, Interval(0.1), Interval(0.9), Interval(0.8)).verdict == "no interval"
 
 
+def scored(task, metric, values, value=None, ends=(0.0, 0.0), lang="en"):
+    """(row, key, items) of a result; value: the row's, where it is no mean."""
+    values = np.asarray(values, dtype=float)
+    value = np.nanmean(values) if value is None else value
+    row = result(task, lang, metric, value, *ends) | {"n": int(np.isfinite(values).sum())}
+    return row, (lang, task, metric), of_items(values)
+
+
+def compared(base, tuned):
+    both = {"base": base, "tuned": tuned}
+    rows = {model: [row for row, _, _ in of] for model, of in both.items()}
+    return compare(rows, {model: {key: items for _, key, items in of} for model, of in both.items()}, seed=0)
+
+
+def test_sentences_say_nothing_of_the_score_of_their_corpus():
+    """chrF++ of a corpus is no mean of its sentences': an interval of theirs need not hold it."""
+    sentences = np.linspace(18.0, 26.0, 40)
+    base, tuned = (
+        [scored(task, "chrf_pp", sentences + more, 27 + more, (25 + more, 29 + more), lang) for task, lang in CELLS]
+        for more in (0, 1)
+    )
+    found = compared(base, tuned)
+    for line in found.cells:
+        assert (line.base, line.tuned) == (Interval(27, 25, 29), Interval(28, 26, 30))
+        assert (line.difference, line.p, line.verdict) == (Interval(1), None, "no clear difference")
+    assert (found.headline.base, found.headline.difference, found.headline.p) == (Interval(27), Interval(1), None)
+    mean = compared(*([scored("t_en", "chrf_pp", sentences + more)] for more in (0, 1)))
+    assert mean.headline.verdict == "higher"
+
+
+CELLS = [("t_en", "en"), ("t_sw", "sw")]
+
+
+def test_items_with_a_value_in_both_models_are_compared():
+    base = np.r_[np.nan, 1, 0, 1, 0, np.nan, 0, 1]
+    tuned = np.r_[1, 1, 1, np.nan, 1, np.nan, 1, 1]
+    found = compared([scored("t_en", "acc", base)], [scored("t_en", "acc", tuned)])
+    [line] = found.cells
+    assert (line.n, line.base.value, line.tuned.value, line.difference.value) == (5, 0.4, 1, 0.6)
+    # Three changes, all for the better.
+    assert line.p == pytest.approx(2 * 2**-3)
+    assert line.base.low <= 0.4 <= line.base.high
+    assert found.partial == 1
+    both = compared([scored("t_en", "acc", base)], [scored("t_en", "acc", base)])
+    assert (both.cells[0].n, both.cells[0].verdict, both.partial) == (6, "no item changed", 0)
+    none = compared([scored("t_en", "acc", [1, np.nan])], [scored("t_en", "acc", [np.nan, 1])])
+    assert (none.cells[0].p, none.partial) == (None, 0)
+
+
+def test_a_rating_of_1_is_no_right_answer():
+    found = compared([scored("t_en", "rating", np.ones(30))], [scored("t_en", "rating,strict", np.ones(30))])
+    assert found.shares == set()
+    ratings = np.r_[np.ones(29), 0]
+    line = compared([scored("t_en", "rating", np.ones(30))], [scored("t_en", "rating", ratings)]).cells[0]
+    # Agresti and Min's interval of the same values, were they right and wrong answers, reaches above 0.
+    assert line.difference.high <= 0
+
+
+def test_the_shown_metric_says_how_good_the_answers_are():
+    def shown(*metrics):
+        return compare({"tuned": [result(f"{m}_en", "en", m, 0.5, 0, 1) for m in metrics]}, {}, seed=0).shown_metric
+
+    assert shown("answered", "right_language", "rouge_l") == "rouge_l"
+    assert shown("right_language", "rating", "rouge_l", "answered") == "rating"
+    assert shown("spbleu", "right_language", "chrf_pp") == "chrf_pp"
+    more = [result(f"{i}_en", "en", "right_language", 0.5, 0, 1) for i in range(9)]
+    found = compare({"tuned": [*more, result("t_en", "en", "custom", 0.5, 0, 1)]}, {}, seed=0)
+    assert found.shown_metric == "custom"
+
+
+def test_models_without_a_common_result_have_neither_averages_nor_ratios():
+    base, tuned = [result("a_en", "en", "acc", 0.5, 0.4, 0.6)], [result("b_en", "en", "acc", 0.7, 0.6, 0.8)]
+    found = compare({"base": base, "tuned": tuned}, {}, seed=0)
+    assert (found.headline, found.by_language, found.by_family[0].label, found.ratios) == (None, [], "a", [])
+    assert [line.label for line in found.cells] == ["a_en", "b_en"]
+    common = [result("c_sw", "sw", "f1", 0.5, 0.4, 0.6)]
+    assert compare({"base": base + common, "tuned": tuned + common}, {}, seed=0).shown_metric == "f1"
+
+
 @pytest.mark.parametrize(
     ("task", "name"), [("xcopa_sw", "xcopa"), ("b_zh-Hans", "b"), ("mmmlu_pt_BR", "mmmlu"), ("x", "x")]
 )
