@@ -140,8 +140,8 @@ def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Conso
         console.print(table)
     console.print(
         "Difference: B less A with its paired 95% interval. p: permutation test, corrected (Holm) over the lines of a "
-        "table with the same metric, the average of all excepted. Detectable: the true difference that four of "
-        "five such evaluations would find.",
+        "table with the same metric, the average of all excepted. Detectable: the true difference that at least four "
+        "of five such evaluations would call clear, at that correction.",
         highlight=False,
     )
     if found.partial:

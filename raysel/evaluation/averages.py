@@ -3,11 +3,11 @@
 The languages of a parallel task (XCOPA, XQuAD, MGSM) have the same items, and an item that is hard in one is hard in
 the others: the languages are not independent. There the unit that is drawn is the item with all of its languages. Items
 that have no counterpart are drawn within their own cell, cells apart, and families of tasks are independent of each
-other.
+other, unless they ask about the same items (FLORES from and to English).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from zlib import crc32
@@ -194,6 +194,20 @@ def item_weights(sizes: Sequence[int] | NDArray[np.int64]) -> Weights:
     """(C,) weights of cells of so many items: the mean over all items, as lm-eval's groups have it."""
     weights = np.asarray(sizes, dtype=np.float64)
     return weights / weights.sum()
+
+
+def families_drawn_together(names: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Family -> the name that its units are drawn under, as `Cell.family` wants it.
+
+    names: family -> the names of its items. Families with the same first word (up to `_`) and the same names are two
+    questions about the same items (`flores_to_en` and `flores_from_en`) and share them. Numbered items of unrelated
+    families may agree by chance: drawn together, independent items still have the error of independent ones.
+    """
+    first: dict[tuple[str, frozenset[str]], str] = {}
+    return {
+        family: first.setdefault((family.partition("_")[0], frozenset(of)), family)
+        for family, of in sorted(names.items())
+    }
 
 
 def relative_gain(value: float, reference: float) -> float:

@@ -8,14 +8,21 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raysel.evaluation.averages import Cell, Panel, Weights, item_weights, macro_weights, relative_gain
+from raysel.evaluation.averages import (
+    Cell,
+    Panel,
+    Weights,
+    families_drawn_together,
+    item_weights,
+    macro_weights,
+    relative_gain,
+)
 from raysel.evaluation.intervals import Interval, is_share, mean_interval
-from raysel.evaluation.significance import accuracy_difference_error, holm, sign_flip_p, smallest_detectable
+from raysel.evaluation.significance import LEVEL, accuracy_difference_error, holm, sign_flip_p, smallest_detectable
 from raysel.evaluation.tasks import LANGUAGE_SUFFIX
 
 MODELS = ("base", "tuned")
 ENGLISH = "en"
-LEVEL = 0.05
 LOWER_IS_BETTER = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter", "brier_score"}
 Key = tuple[str, str, str]
 Name = TypeVar("Name", bound=Hashable)
@@ -42,7 +49,7 @@ class Compared:
 
     p: of the permutation test, corrected (Holm) where the line is one of several; None without values of single items.
     same: no item has another value. by_items: an average over all items, not over languages. detectable: the smallest
-    true difference that four of five such evaluations find.
+    true difference that at least four of five such evaluations call clear, whatever the other lines show.
     """
 
     label: str
@@ -105,12 +112,15 @@ def family(task: str) -> str:
 
 
 def corrected(lines: Iterable[Compared]) -> list[Compared]:
-    """The lines with their p corrected over all of them that have one."""
+    """The lines with their p corrected over all of them that have one, and what they could detect at such a p."""
     found = list(lines)
+    several = smallest_detectable(1.0, tests=sum(line.detectable is not None for line in found)) / smallest_detectable(
+        1.0
+    )
     tested = [(i, line.p) for i, line in enumerate(found) if line.p is not None]
     for (i, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
         found[i] = replace(found[i], p=p)
-    return found
+    return [line if line.detectable is None else replace(line, detectable=several * line.detectable) for line in found]
 
 
 class MetricLines:
@@ -130,6 +140,12 @@ class MetricLines:
         self.places: dict[Key, int] = {}
         # The cells where an item has a value in one model only.
         self.partial: set[Key] = set()
+        names: dict[str, set[str]] = defaultdict(set)
+        for of_model in items.values():
+            for (_, task, named), of in of_model.items():
+                if named == metric:
+                    names[family(task)] |= {group for group in of.groups if group is not None}
+        self.drawn_as = families_drawn_together(names)
         cells: list[Cell] = []
         for key in rows:
             scored = [items.get(model, {}).get(key) for model in self.models]
@@ -154,16 +170,15 @@ class MetricLines:
         """The items that have a value in all models. Where a model has values of others, its row is made anew."""
         values = np.stack([of.values for of in of_all])
         finite = np.isfinite(values)
-        kept: NDArray[np.bool_] = finite.all(axis=0)
+        kept = np.flatnonzero(finite.all(axis=0)).tolist()
         values = values[:, kept]
-        if (finite != kept).any():
+        if finite.sum() > values.size:
             self.partial.add(key)
             for model, of in zip(self.models, values, strict=True):
                 low, high = mean_interval(of, seed=self.seed, share=is_share(self.metric))
                 anew = {"value": float(of.mean()), "ci_low": low, "ci_high": high, "n": len(of)}
                 self.rows[key][model] = {**self.rows[key][model], **anew}
-        groups = [group for group, keep in zip(of_all[0].groups, kept, strict=True) if keep]
-        return Cell(key[1], key[0], family(key[1]), values, groups)
+        return Cell(key[1], key[0], self.drawn_as[family(key[1])], values, [of_all[0].groups[i] for i in kept])
 
     def cells(self) -> list[Compared]:
         """Every task of every language."""

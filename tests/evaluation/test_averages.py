@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from raysel.evaluation.averages import Cell, Panel, item_weights, macro_weights, relative_gain
+from raysel.evaluation.averages import Cell, Panel, families_drawn_together, item_weights, macro_weights, relative_gain
 from raysel.evaluation.intervals import Interval, wilson_interval
 from raysel.evaluation.significance import sign_flip_p
 
@@ -87,6 +87,17 @@ def test_families_and_languages_without_counterparts_are_drawn_apart() -> None:
         found = Panel(of, seed=0).estimate(np.array([[0.5, 0.5]]))
         expected = np.sqrt((values.var(axis=1, ddof=1) / 300).sum()) / 2
         assert found.error == pytest.approx(expected, rel=0.1)
+
+
+def test_families_with_the_same_items_are_drawn_together() -> None:
+    ids = {"1", "2"}
+    of = {"flores_to_en": ids, "flores_from_en": ids, "flores_part": {"1"}, "xnli": ids}
+    assert families_drawn_together(of) == {
+        "flores_from_en": "flores_from_en",
+        "flores_to_en": "flores_from_en",
+        "flores_part": "flores_part",
+        "xnli": "xnli",
+    }
 
 
 def test_an_item_that_a_language_lacks_is_drawn_in_the_others() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import Counter
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -206,6 +207,11 @@ def test_one_language_of_many_that_looks_clear_is_not():
     # The average over languages asks once.
     assert four.headline.p == pytest.approx(2**-5)
     assert four.headline.detectable == pytest.approx(2.8016 * four.headline.difference.error, rel=1e-3)
+    tested = sum(other.detectable is not None for other in four.by_language)
+    normal = NormalDist()
+    errors = normal.inv_cdf(1 - 0.025 / tested) + normal.inv_cdf(0.8)
+    assert line.detectable == pytest.approx(errors * line.difference.error)
+    assert tested == 4
 
 
 def test_averages_over_languages_and_over_items():
@@ -216,6 +222,16 @@ def test_averages_over_languages_and_over_items():
     assert [(line.by_items, line.label) for line in found.by_family] == [(False, "t"), (True, "t")]
     same = made_comparison({"t_en": np.zeros(9), "t_sw": np.zeros(9)}, {"t_en": np.ones(9), "t_sw": np.zeros(9)})
     assert [line.by_items for line in same.overall] == [False]
+
+
+def test_both_directions_of_a_translation_are_the_same_sentences():
+    """Sentences that are hard in one direction are hard in the other: the average knows less than of twice as many."""
+    right = np.random.default_rng(0).integers(0, 2, 400)
+    same = {"flores_to_en_sw": right, "flores_from_en_sw": right}
+    [average] = made_comparison(same, same).by_language
+    [apart] = made_comparison(*[{"flores_to_en_sw": right, "other_sw": right}] * 2).by_language
+    assert average.base.error == pytest.approx(np.sqrt(0.25 / 400), rel=0.1)
+    assert apart.base.error == pytest.approx(np.sqrt(0.25 / 800), rel=0.1)
 
 
 def test_languages_trained_on_stand_beside_those_that_were_not():
