@@ -33,15 +33,25 @@ def published(
     fingerprint: str | None = None,
     metric: str = "acc",
     more: float = 0.0,
+    lacking: int = 0,
 ) -> str:
     """The folder of results of a model that is right on the items whose luck is below `share`; more: by which the
-    value is above the mean of the items."""
+    value is above the mean of the items; lacking: so many items, the first ones, have no value."""
     attempt = Store(str(folder)).attempt("results", fingerprint or name.encode().hex().ljust(24, "0"))
     records = []
     for cell, (task, lang) in enumerate(tasks.items()):
         right = (np.random.default_rng(cell).random(n) < share).astype(float)
+        right[:lacking] = np.nan
         shared = {"model": name, "task": task, "lang": lang, "split": split, "metric": metric}
-        row = {**shared, "value": right.mean() + more, "ci_low": 0.0, "ci_high": 1.0, "n": n, "seed": 0, "shots": shots}
+        row = {
+            **shared,
+            "value": np.nanmean(right) + more,
+            "ci_low": 0.0,
+            "ci_high": 1.0,
+            "n": n,
+            "seed": 0,
+            "shots": shots,
+        }
         items = [
             {**shared, "item": i, "value": value, "prompt": "", "answer": "", "group": f"{i}", "target": answer}
             for i, value in enumerate(right)
@@ -124,6 +134,14 @@ def test_of_a_part_of_the_items_there_is_no_score_of_a_corpus(tmp_path: Path) ->
     rating = [published(tmp_path, f"rating {n}", n=n, metric="rating") for n in (40, 25)]
     assert "25 items of 1 tasks in" not in printed(*rating)
     assert line(printed(*rating), "th")[1] == "rating"
+
+
+def test_items_that_only_one_model_has_a_value_of_are_left_out(tmp_path: Path) -> None:
+    first, second = (published(tmp_path, f"{lacking}", lacking=lacking) for lacking in (0, 3))
+    text = printed(first, second)
+    assert line(text, "th")[-4:] == ["37", "no", "item", "changed"]
+    assert "In 3 results some items have a value in one model only" in text
+    assert "one model only" not in printed(first, first)
 
 
 def test_only_the_folder_of_results_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
