@@ -114,9 +114,8 @@ def family(task: str) -> str:
 def corrected(lines: Iterable[Compared]) -> list[Compared]:
     """The lines with their p corrected over all of them that have one, and what they could detect at such a p."""
     found = list(lines)
-    several = smallest_detectable(1.0, tests=sum(line.detectable is not None for line in found)) / smallest_detectable(
-        1.0
-    )
+    asked = sum(line.p is not None or line.detectable is not None for line in found)
+    several = smallest_detectable(1.0, tests=asked) / smallest_detectable(1.0)
     tested = [(i, line.p) for i, line in enumerate(found) if line.p is not None]
     for (i, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
         found[i] = replace(found[i], p=p)

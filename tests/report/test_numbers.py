@@ -340,6 +340,16 @@ def test_a_rating_of_1_is_no_right_answer():
     assert line.difference.high <= 0
 
 
+def test_a_line_without_change_is_one_of_those_corrected_over():
+    ratings, better = np.arange(1, 6), np.array([2, 3, 3, 4, 5])
+    base, tuned = ([scored(f"t_{lang}", "rating", of, lang=lang) for lang, of in (("en", ratings), ("sw", values))]
+                   for values in (ratings, better))  # fmt: skip
+    same, changed = compared(base, tuned).cells
+    assert (same.p, same.detectable) == (1, None)
+    errors = NormalDist().inv_cdf(1 - 0.025 / 2) + NormalDist().inv_cdf(0.8)
+    assert changed.detectable == pytest.approx(errors * changed.difference.error)
+
+
 def test_the_shown_metric_says_how_good_the_answers_are():
     def shown(*metrics):
         return compare({"tuned": [result(f"{m}_en", "en", m, 0.5, 0, 1) for m in metrics]}, {}, seed=0).shown_metric
