@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raysel.errors import UserError
-from raysel.evaluation.intervals import Interval, mean_interval
+from raysel.evaluation.intervals import Interval, is_share, mean_interval
 from raysel.report.comparison import Comparison, compare
 from raysel.report.formats import decimal, integer, probability
 from raysel.report.gather_stage import read_items
@@ -79,9 +79,19 @@ def find_results(location: str) -> Artifact | None:
     is evaluated). None where it names none."""
     if _is_experiment(location):
         return _of_experiment(Path(location))
+    if "://" not in location:
+        folder = Path(location).expanduser().resolve()
+        return Store(str(folder.parent.parent)).artifact("results", folder.name) if _in_results(folder) else None
     place, mark, options = location.partition("?")
-    storage, _, fingerprint = place.rstrip("/").rpartition("/results/")
-    return Store(f"{storage}{mark}{options}").artifact("results", fingerprint) if storage else None
+    scheme, _, path = place.partition("://")
+    remote = PurePosixPath(path)
+    storage = f"{scheme}://{remote.parent.parent}{mark}{options}"
+    return Store(storage).artifact("results", remote.name) if _in_results(remote) else None
+
+
+def _in_results(folder: PurePath) -> bool:
+    # A bucket named `results` is no folder in a storage.
+    return folder.parent.name == "results" and len(folder.parts) > 2
 
 
 def _of_experiment(path: Path) -> Artifact | None:
@@ -126,16 +136,20 @@ def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Conso
     console.print(f"{counts[0]:,} items of {tasks} tasks in {len(found.by_language)} languages{more}", highlight=False)
     # Beyond a narrow terminal's edge rather than a number in three pieces.
     console.width = max(console.width, WIDTH)
-    # Beyond a narrow terminal's edge rather than a number in three pieces.
-    console.width = max(console.width, WIDTH)
     for table in _tables(found):
         console.print(table)
     console.print(
         "Difference: B less A with its paired 95% interval. p: permutation test, corrected (Holm) over the lines of a "
-        "table with the same metric, the average of all excepted. Detectable: the true difference that four of "
-        "five such evaluations would find.",
+        "table with the same metric, the average of all excepted. Detectable: the true difference that at least four "
+        "of five such evaluations would call clear, at that correction.",
         highlight=False,
     )
+    if found.partial:
+        console.print(
+            f"In {found.partial:,} results some items have a value in one model only; values, test and number of items "
+            "are of those that have one in both.",
+            highlight=False,
+        )
 
 
 def _on_common_items(first: Evaluation, second: Evaluation) -> tuple[Evaluation, Evaluation]:
@@ -161,7 +175,19 @@ def _on_common_items(first: Evaluation, second: Evaluation) -> tuple[Evaluation,
     for evaluation, items in zip((first, second), ({k: v[i] for k, v in kept.items()} for i in range(2)), strict=True):
         rows = [row for row in (_row(row, evaluation, items) for row in evaluation.rows) if row is not None]
         pair.append(replace(evaluation, rows=rows, items=items))
-    return pair[0], pair[1]
+    both = _keys(pair[0].rows) & _keys(pair[1].rows)
+    if not both:
+        raise EvaluationError(
+            f"{first.location} and {second.location} have only items in common whose metrics are of a whole corpus "
+            f"({', '.join(sorted({metric for _, _, metric in kept}))}) and cannot be had of a part of it; "
+            "evaluate both with the same evaluation.limit"
+        )
+    found = [replace(of, rows=[row for row in of.rows if _keys([row]) <= both]) for of in pair]
+    return found[0], found[1]
+
+
+def _keys(rows: list[dict[str, Any]]) -> set[Key]:
+    return {(row["lang"], row["task"], row["metric"]) for row in rows}
 
 
 def _part(of: ItemValues, at: NDArray[np.int64]) -> ItemValues:
@@ -175,10 +201,10 @@ def _row(row: dict[str, Any], evaluation: Evaluation, items: Mapping[Key, ItemVa
         return None
     if len(items[key].values) == len(evaluation.items[key].values):
         return row
-    values = items[key].values
-    if not np.isfinite(values).all():
+    values = items[key].values[np.isfinite(items[key].values)]
+    if not len(values) or not evaluation.items[key].averages_to(row["value"]):
         return None
-    low, high = mean_interval(values, seed=row["seed"])
+    low, high = mean_interval(values, seed=row["seed"], share=is_share(row["metric"]))
     return {**row, "value": float(values.mean()), "ci_low": low, "ci_high": high, "n": len(values)}
 
 

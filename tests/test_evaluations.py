@@ -11,7 +11,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from raysel.evaluations import EvaluationError, compare_evaluations, find_both
+from raysel.evaluations import EvaluationError, compare_evaluations, find_both, find_results
 from raysel.experiment import load_experiment
 from raysel.pipeline import expand
 from raysel.store import Store
@@ -31,14 +31,27 @@ def published(
     shots: int = 0,
     answer: str = "1",
     fingerprint: str | None = None,
+    metric: str = "acc",
+    more: float = 0.0,
+    lacking: int = 0,
 ) -> str:
-    """The folder of results of a model that is right on the items whose luck is below `share`."""
+    """The folder of results of a model that is right on the items whose luck is below `share`; more: by which the
+    value is above the mean of the items; lacking: so many items, the first ones, have no value."""
     attempt = Store(str(folder)).attempt("results", fingerprint or name.encode().hex().ljust(24, "0"))
     records = []
     for cell, (task, lang) in enumerate(tasks.items()):
         right = (np.random.default_rng(cell).random(n) < share).astype(float)
-        shared = {"model": name, "task": task, "lang": lang, "split": split, "metric": "acc"}
-        row = {**shared, "value": right.mean(), "ci_low": 0.0, "ci_high": 1.0, "n": n, "seed": 0, "shots": shots}
+        right[:lacking] = np.nan
+        shared = {"model": name, "task": task, "lang": lang, "split": split, "metric": metric}
+        row = {
+            **shared,
+            "value": np.nanmean(right) + more,
+            "ci_low": 0.0,
+            "ci_high": 1.0,
+            "n": n,
+            "seed": 0,
+            "shots": shots,
+        }
         items = [
             {**shared, "item": i, "value": value, "prompt": "", "answer": "", "group": f"{i}", "target": answer}
             for i, value in enumerate(right)
@@ -112,6 +125,40 @@ def test_results_and_scores_are_told_apart(tmp_path: Path) -> None:
             find_both(place, second, of)
     with pytest.raises(EvaluationError, match="--of vectors"):
         find_both(place, place, "vectors")
+
+
+def test_of_a_part_of_the_items_there_is_no_score_of_a_corpus(tmp_path: Path) -> None:
+    first, second = (published(tmp_path, f"{n}", n=n, metric="chrf_pp", more=9.0) for n in (40, 25))
+    with pytest.raises(EvaluationError, match=r"of a whole corpus \(chrf_pp\)"):
+        printed(first, second)
+    rating = [published(tmp_path, f"rating {n}", n=n, metric="rating") for n in (40, 25)]
+    assert "25 items of 1 tasks in" not in printed(*rating)
+    assert line(printed(*rating), "th")[1] == "rating"
+
+
+def test_items_that_only_one_model_has_a_value_of_are_left_out(tmp_path: Path) -> None:
+    first, second = (published(tmp_path, f"{lacking}", lacking=lacking) for lacking in (0, 3))
+    text = printed(first, second)
+    assert line(text, "th")[-4:] == ["37", "no", "item", "changed"]
+    assert "In 3 results some items have a value in one model only" in text
+    assert "one model only" not in printed(first, first)
+
+
+def test_only_the_folder_of_results_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(published(tmp_path / "results", "a"))
+    scores = tmp_path / "results" / "scores" / place.name
+    scores.parent.mkdir()
+    (tmp_path / "results" / "results" / place.name).rename(scores)
+    assert find_results(str(scores)) is None
+    scores.rename(place)
+    monkeypatch.chdir(tmp_path / "results")
+    for location in (f"results/{place.name}", f"./results/{place.name}/", str(place), place.as_uri()):
+        found = find_results(location)
+        assert found is not None
+        assert (found.stage, found.fingerprint) == ("results", place.name)
+    assert find_results(place.name) is None
+    monkeypatch.chdir(tmp_path / "results" / "results")
+    assert find_results(place.name) is not None
 
 
 def test_experiment_files_name_the_results_of_their_tuned_model(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 The languages of a parallel task (XCOPA, XQuAD, MGSM) have the same items, and an item that is hard in one is hard in
 the others: the languages are not independent. There the unit that is drawn is the item with all of its languages. Items
 that have no counterpart are drawn within their own cell, cells apart, and families of tasks are independent of each
-other.
+other, unless they ask about the same items (FLORES from and to English).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from zlib import crc32
@@ -28,6 +28,8 @@ from raysel.evaluation.intervals import (
 )
 
 Weights = NDArray[np.float64]
+# What is left of terms that cancel: no sum here has so many of them that rounding leaves more.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Stratum:
         them."""
         units, models, cells = self.sums.shape
         flat = np.concatenate([self.sums.reshape(units, -1), self.counts], axis=1)
-        drawn = resampled_sums(flat, np.random.default_rng([seed, crc32(self.name.encode())]))
+        # Equal columns are summed once: a matrix product may round them apart, and equal models would differ.
+        columns, back = np.unique(flat, axis=1, return_inverse=True)
+        generator = np.random.default_rng([seed, crc32(self.name.encode())])
+        drawn = resampled_sums(columns, generator)[:, back.ravel()]
         sums, counts = drawn[:, : models * cells].reshape(RESAMPLES, models, cells), drawn[:, None, models * cells :]
         own = np.broadcast_to(self.sums.sum(axis=0) / self.counts.sum(axis=0), sums.shape).copy()
         return np.divide(sums, counts, out=own, where=counts > 0)
@@ -67,8 +72,9 @@ class Panel:
     """The cells of one metric. An average, a difference or a ratio of averages is a contrast: (M, C) weights of each
     model's cells, each row as `macro_weights` or `item_weights` has it."""
 
-    def __init__(self, cells: Sequence[Cell], *, seed: int) -> None:
-        """Raises ValueError for a cell without items or with a value that is no finite number."""
+    def __init__(self, cells: Sequence[Cell], *, seed: int, share: bool = True) -> None:
+        """share: what `is_share` says of the metric. Raises ValueError for a cell without items or with a value that is
+        no finite number."""
         for cell in cells:
             if not cell.values.shape[1] or not np.isfinite(cell.values).all():
                 raise ValueError(f"{cell.task}: every cell needs items, and every item a finite value")
@@ -76,7 +82,7 @@ class Panel:
         self.seed = seed
         self.means = np.stack([cell.values.mean(axis=1) for cell in cells], axis=1)
         self.sizes = np.array([cell.values.shape[1] for cell in cells])
-        self.accuracies = np.array([is_accuracy(cell.values) for cell in cells])
+        self.accuracies = np.array([share and is_accuracy(cell.values) for cell in cells])
         self.strata = list(_strata(cells))
 
     @cached_property
@@ -89,7 +95,7 @@ class Panel:
         The bootstrap's over units (intervals.py); but of right-or-wrong items, one cell with fewer than 100 of them and
         averages that no draw changes have an interval by formula. None where a unit of another kind is alone.
         """
-        value = float((contrast * self.means).sum())
+        value = float(_weighed(self.means, contrast))
         used = self._used(contrast)
         units = self._units(contrast, used)
         least, most = min(contrast.sum(axis=1).min(), 0.0), max(contrast.sum(axis=1).max(), 0.0)
@@ -111,10 +117,10 @@ class Panel:
 
     def ratio(self, over: Weights, under: Weights) -> Interval | None:
         """One weighted sum over another, drawn together; None where the one below is 0. No interval where it may be."""
-        below = float((under * self.means).sum())
+        below = float(_weighed(self.means, under))
         if not below:
             return None
-        value = float((over * self.means).sum()) / below
+        value = float(_weighed(self.means, over)) / below
         used = self._used(np.abs(over) + np.abs(under))
         units = self._units(np.abs(over) + np.abs(under), used)
         if (units < 2).any():
@@ -129,8 +135,12 @@ class Panel:
 
     def changes(self, contrast: Weights) -> NDArray[np.float64]:
         """(units,) what each unit adds to the sum that `contrast` weighs: what the permutation test flips the signs
-        of."""
-        return np.concatenate([self._contributions(i, contrast) for i in self._used(contrast)])
+        of. Exactly 0 where the weighted values are equal, or cancel but for rounding."""
+        strata = [self.strata[i] for i in self._used(contrast)]
+        weights = [contrast[:, of.cells] / of.counts.sum(axis=0) for of in strata]
+        added = np.concatenate([_weighed(of.sums, with_) for of, with_ in zip(strata, weights, strict=True)])
+        terms = [_weighed(np.abs(of.sums), np.abs(with_)) for of, with_ in zip(strata, weights, strict=True)]
+        return np.where(np.abs(added) > ROUNDING * np.concatenate(terms), added, 0.0)
 
     def _used(self, contrast: Weights) -> list[int]:
         return [i for i, stratum in enumerate(self.strata) if contrast[:, stratum.cells].any()]
@@ -143,13 +153,11 @@ class Panel:
     def _parts(self, contrast: Weights, used: Sequence[int]) -> NDArray[np.float64]:
         """(strata, RESAMPLES): the draws of each stratum's part of the sum."""
         weights = [contrast[:, self.strata[i].cells] for i in used]
-        return np.stack([np.tensordot(self._draws[i], of, 2) for i, of in zip(used, weights, strict=True)])
+        return np.stack([_weighed(self._draws[i], of) for i, of in zip(used, weights, strict=True)])
 
     def _contributions(self, place: int, contrast: Weights) -> NDArray[np.float64]:
         stratum = self.strata[place]
-        weights = contrast[:, stratum.cells] / stratum.counts.sum(axis=0)
-        added: NDArray[np.float64] = np.tensordot(stratum.sums, weights, 2)
-        return added
+        return _weighed(stratum.sums, contrast[:, stratum.cells] / stratum.counts.sum(axis=0))
 
     def _few(self, contrast: Weights, used: Sequence[int], value: float, ends: tuple[float, float]) -> Interval:
         """Of right-or-wrong units: four made-up ones, shared out over the strata, stand for what was not seen: two
@@ -188,12 +196,33 @@ def item_weights(sizes: Sequence[int] | NDArray[np.int64]) -> Weights:
     return weights / weights.sum()
 
 
+def families_drawn_together(names: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Family -> the name that its units are drawn under, as `Cell.family` wants it.
+
+    names: family -> the names of its items. Families with the same first word (up to `_`) and the same names are two
+    questions about the same items (`flores_to_en` and `flores_from_en`) and share them. Numbered items of unrelated
+    families may agree by chance: drawn together, independent items still have the error of independent ones.
+    """
+    first: dict[tuple[str, frozenset[str]], str] = {}
+    return {
+        family: first.setdefault((family.partition("_")[0], frozenset(of)), family)
+        for family, of in sorted(names.items())
+    }
+
+
 def relative_gain(value: float, reference: float) -> float:
     """Δ: by which part of `reference` is `value` higher. What the reference is (the model before training, after
     training on everything, on a random choice) has to be said beside it. Raises ValueError for a reference of 0."""
     if not reference:
         raise ValueError("there is no gain relative to 0")
     return (value - reference) / abs(reference)
+
+
+def _weighed(values: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:
+    """(...,) sums of (..., M, C) values by (M, C) weights: the models of a cell first, so that equal models with
+    opposite weights leave exactly 0."""
+    summed: NDArray[np.float64] = (values * weights).sum(axis=-2).sum(axis=-1)
+    return summed
 
 
 def _strata(cells: Sequence[Cell]) -> Iterator[Stratum]:

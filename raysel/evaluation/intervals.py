@@ -20,6 +20,11 @@ Z_95 = 1.959963984540054
 RESAMPLES = 1000
 # From so many items on, the bootstrap of an accuracy holds its level; below, Wilson's interval does.
 FEW = 100
+# Metrics that are no shares, even where every value happens to be 0 or 1.
+NO_SHARES = {
+    *("rating", "bleu", "spbleu", "chrf", "chrf_pp", "ter", "brier_score"),
+    *("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,6 @@ class Interval:
     low: float | None = None
     high: float | None = None
     error: float | None = None
-
-    def excludes_zero(self) -> bool:
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -79,14 +81,22 @@ def bootstrap_interval(
     return spread_quantiles(value, drawn, n - 1)
 
 
-def mean_interval(values: Sequence[float] | NDArray[np.float64], *, seed: int) -> tuple[float, float]:
-    """The 95% interval of the mean of (n,) values.
+def is_share(metric: str) -> bool:
+    """Whether 0 and 1 are the ends of a metric's scale, by its name (`,<filter>` may follow). A rating of 1 is no
+    right answer."""
+    return metric.partition(",")[0] not in NO_SHARES
 
-    Wilson's where all are 0 or 1 and n is below 100 or all are the same, when there is nothing to draw; else the
-    bootstrap's, which stays within [0, 1] where all values are 0 or 1.
+
+def mean_interval(
+    values: Sequence[float] | NDArray[np.float64], *, seed: int, share: bool = True
+) -> tuple[float, float]:
+    """The 95% interval of the mean of (n,) values. share: what `is_share` says of their metric.
+
+    Of shares: Wilson's where all are 0 or 1 and n is below 100 or all are the same, when there is nothing to draw; else
+    the bootstrap's, which stays within [0, 1] where all values are 0 or 1. Of other metrics: the bootstrap's.
     """
     numbers = np.asarray(values, dtype=np.float64)
-    if not is_accuracy(numbers):
+    if not (share and is_accuracy(numbers)):
         return bootstrap_interval(numbers, seed=seed)
     successes, n = int(numbers.sum()), len(numbers)
     if n < FEW or successes in (0, n):

@@ -10,8 +10,8 @@ from scipy.stats import binom, norm
 LISTED = 2**16
 SAMPLED = 9_999
 SIGNS_AT_ONCE = 4_000_000
-# 80% power at 5% two-sided: 2.80.
-DETECTABLE_ERRORS = float(norm.ppf(0.975) + norm.ppf(0.8))
+LEVEL = 0.05
+POWER = 0.8
 
 
 def sign_flip_p(changes: NDArray[np.float64], *, seed: int) -> float:
@@ -67,10 +67,14 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def smallest_detectable(error: float) -> float:
+def smallest_detectable(error: float, *, tests: int = 1) -> float:
     """The true difference that is found (5% two-sided) in four of five trials, for a difference of this standard error:
-    2.80 of them (Cohen 1988, "Statistical power analysis", ch. 2)."""
-    return DETECTABLE_ERRORS * error
+    2.80 of them (Cohen 1988, "Statistical power analysis", ch. 2).
+
+    tests: of so many at once, where the p are corrected by Holm. The smallest of them is multiplied by `tests`, every
+    other by less: what is found at the level / tests is found whatever the others are (3.65 errors of 10).
+    """
+    return float(norm.ppf(1 - LEVEL / (2 * max(tests, 1))) + norm.ppf(POWER)) * error
 
 
 def accuracy_difference_error(accuracy: float, n: int) -> float:

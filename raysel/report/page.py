@@ -208,7 +208,7 @@ def figures(findings: Findings) -> dict[str, Any]:
             )
     if findings.heldout_loss is not None:
         drawn["heldout"] = heldout_course(findings.heldout_loss)
-    if findings.comparison is not None:
+    if findings.comparison is not None and findings.comparison.by_language:
         drawn["results"] = _results(findings.comparison)
     return drawn
 

@@ -8,14 +8,21 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raysel.evaluation.averages import Cell, Panel, Weights, item_weights, macro_weights, relative_gain
-from raysel.evaluation.intervals import Interval
-from raysel.evaluation.significance import accuracy_difference_error, holm, sign_flip_p, smallest_detectable
+from raysel.evaluation.averages import (
+    Cell,
+    Panel,
+    Weights,
+    families_drawn_together,
+    item_weights,
+    macro_weights,
+    relative_gain,
+)
+from raysel.evaluation.intervals import Interval, is_share, mean_interval
+from raysel.evaluation.significance import LEVEL, accuracy_difference_error, holm, sign_flip_p, smallest_detectable
 from raysel.evaluation.tasks import LANGUAGE_SUFFIX
 
 MODELS = ("base", "tuned")
 ENGLISH = "en"
-LEVEL = 0.05
 LOWER_IS_BETTER = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter", "brier_score"}
 Key = tuple[str, str, str]
 Name = TypeVar("Name", bound=Hashable)
@@ -30,6 +37,11 @@ class ItemValues:
     values: NDArray[np.float64]
     groups: Sequence[str | None]
 
+    def averages_to(self, value: float) -> bool:
+        """Whether `value` is the mean of the items that have one."""
+        finite = self.values[np.isfinite(self.values)]
+        return len(finite) > 0 and bool(np.isclose(finite.mean(), value, rtol=1e-6, atol=1e-9))
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -37,7 +49,7 @@ class Compared:
 
     p: of the permutation test, corrected (Holm) where the line is one of several; None without values of single items.
     same: no item has another value. by_items: an average over all items, not over languages. detectable: the smallest
-    true difference that four of five such evaluations find.
+    true difference that at least four of five such evaluations call clear, whatever the other lines show.
     """
 
     label: str
@@ -100,12 +112,14 @@ def family(task: str) -> str:
 
 
 def corrected(lines: Iterable[Compared]) -> list[Compared]:
-    """The lines with their p corrected over all of them that have one."""
+    """The lines with their p corrected over all of them that have one, and what they could detect at such a p."""
     found = list(lines)
+    asked = sum(line.p is not None or line.detectable is not None for line in found)
+    several = smallest_detectable(1.0, tests=asked) / smallest_detectable(1.0)
     tested = [(i, line.p) for i, line in enumerate(found) if line.p is not None]
     for (i, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
         found[i] = replace(found[i], p=p)
-    return found
+    return [line if line.detectable is None else replace(line, detectable=several * line.detectable) for line in found]
 
 
 class MetricLines:
@@ -119,19 +133,51 @@ class MetricLines:
         *,
         seed: int,
     ) -> None:
-        self.metric, self.rows, self.seed = metric, rows, seed
+        self.metric, self.seed = metric, seed
         self.models = [model for model in MODELS if any(model in found for found in rows.values())]
+        self.rows = {key: dict(found) for key, found in rows.items()}
         self.places: dict[Key, int] = {}
+        # The cells where an item has a value in one model only.
+        self.partial: set[Key] = set()
+        names: dict[str, set[str]] = defaultdict(set)
+        for of_model in items.values():
+            for (_, task, named), of in of_model.items():
+                if named == metric:
+                    names[family(task)] |= {group for group in of.groups if group is not None}
+        self.drawn_as = families_drawn_together(names)
         cells: list[Cell] = []
         for key in rows:
             scored = [items.get(model, {}).get(key) for model in self.models]
-            whole = [of for of in scored if of is not None and len(of.values) and np.isfinite(of.values).all()]
-            if len(whole) == len(self.models) and all(np.array_equal(of.numbers, whole[0].numbers) for of in whole):
+            of_all = [of for of in scored if of is not None]
+            if len(of_all) == len(rows[key]) == len(self.models) and self._are_averaged(key, of_all):
                 self.places[key] = len(cells)
-                cells.append(
-                    Cell(key[1], key[0], family(key[1]), np.stack([of.values for of in whole]), whole[0].groups)
-                )
-        self.panel = Panel(cells, seed=seed) if cells else None
+                cells.append(self._cell(key, of_all))
+        self.panel = Panel(cells, seed=seed, share=is_share(metric)) if cells else None
+
+    def _are_averaged(self, key: Key, of_all: Sequence[ItemValues]) -> bool:
+        """Whether the models have the same items, and each one's value is the mean of those that have one. That of a
+        whole corpus (BLEU, chrF++) is not: its sentences say nothing of it."""
+        if not all(np.array_equal(of.numbers, of_all[0].numbers) for of in of_all):
+            return False
+        if not np.isfinite([of.values for of in of_all]).all(axis=0).any():
+            return False
+        return all(
+            of.averages_to(self.rows[key][model]["value"]) for model, of in zip(self.models, of_all, strict=True)
+        )
+
+    def _cell(self, key: Key, of_all: Sequence[ItemValues]) -> Cell:
+        """The items that have a value in all models. Where a model has values of others, its row is made anew."""
+        values = np.stack([of.values for of in of_all])
+        finite = np.isfinite(values)
+        kept = np.flatnonzero(finite.all(axis=0)).tolist()
+        values = values[:, kept]
+        if finite.sum() > values.size:
+            self.partial.add(key)
+            for model, of in zip(self.models, values, strict=True):
+                low, high = mean_interval(of, seed=self.seed, share=is_share(self.metric))
+                anew = {"value": float(of.mean()), "ci_low": low, "ci_high": high, "n": len(of)}
+                self.rows[key][model] = {**self.rows[key][model], **anew}
+        return Cell(key[1], key[0], self.drawn_as[family(key[1])], values, [of_all[0].groups[i] for i in kept])
 
     def cells(self) -> list[Compared]:
         """Every task of every language."""
@@ -143,13 +189,13 @@ class MetricLines:
     def families(self) -> list[Compared]:
         """The averages of each family of tasks. Those over all items ask the same again: they are corrected apart."""
         of = _grouped(self.rows, lambda key: family(key[1]))
-        lines = [self._averages(name, keys) for name, keys in sorted(of.items())]
+        lines = [line for name, keys in sorted(of.items()) if (line := self._averages(name, keys))]
         equally, weighted = corrected(line[0] for line in lines), corrected(part for line in lines for part in line[1:])
         return sorted(equally + weighted, key=lambda line: (line.label, line.by_items))
 
     def languages(self) -> list[Compared]:
         of = _grouped(self.rows, lambda key: key[0])
-        return corrected(self._averages(lang, keys, lang)[0] for lang, keys in sorted(of.items()))
+        return corrected(line for lang, keys in sorted(of.items()) for line in self._averages(lang, keys, lang)[:1])
 
     def by_training(self, trained: Collection[str]) -> list[Compared]:
         """The languages that were trained on and the others, where both were evaluated."""
@@ -158,7 +204,7 @@ class MetricLines:
             return []
         langs = {seen: len({lang for lang, _, _ in keys}) for seen, keys in of.items()}
         names = {True: f"Trained on ({langs[True]})", False: f"Not trained on ({langs[False]})"}
-        return corrected(self._averages(names[seen], of[seen])[0] for seen in (True, False))
+        return corrected(line for seen in (True, False) for line in self._averages(names[seen], of[seen])[:1])
 
     def ratios(self) -> list[Ratio]:
         """The other languages relative to English, in the families that have it; the gain relative to the base
@@ -166,22 +212,24 @@ class MetricLines:
         if lower_is_better(self.metric):
             return []
         found = []
-        with_english = {family(task) for lang, task, _ in self.rows if lang == ENGLISH}
-        keys = self._common([key for key in self.rows if family(key[1]) in with_english])
+        common = [key for key, of in self.rows.items() if len(of) == len(self.models)]
+        with_english = {family(task) for lang, task, _ in common if lang == ENGLISH}
+        keys = [key for key in common if family(key[1]) in with_english]
         others, english = [key for key in keys if key[0] != ENGLISH], [key for key in keys if key[0] == ENGLISH]
         if others and english:
             of = {model: self._ratio((model, others), (model, english)) for model in self.models}
             found.append(Ratio("Other languages relative to English", of.get("base"), of.get("tuned")))
-        if len(self.models) == len(MODELS):
-            keys = self._common(list(self.rows))
-            gain = self._ratio(("tuned", keys), ("base", keys), gain=True)
+        if common and len(self.models) == len(MODELS):
+            gain = self._ratio(("tuned", common), ("base", common), gain=True)
             found.append(Ratio("Relative gain Δ over the base model", None, gain, is_gain=True))
         return [line for line in found if line.base is not None or line.tuned is not None]
 
     def _averages(self, label: str, keys: Sequence[Key], lang: str = "") -> list[Compared]:
         """The mean over languages of the mean over each one's tasks and, where it is another, the mean over all
-        items."""
+        items. None where the models have no cell in common."""
         common = self._common(keys)
+        if not common:
+            return []
         equally, sizes = macro_weights([key[0] for key in common]), item_weights([self._n(key) for key in common])
         lines = [self._line(label, lang, common, equally)]
         if not np.allclose(equally, sizes):
@@ -191,7 +239,7 @@ class MetricLines:
     def _common(self, keys: Sequence[Key]) -> Sequence[Key]:
         """The cells that every model has, so that like is compared with like."""
         models = {model for key in keys for model in self.rows[key]}
-        return [key for key in keys if models == set(self.rows[key])] or keys
+        return [key for key in keys if models == set(self.rows[key])]
 
     def _n(self, key: Key) -> int:
         return max(int(row["n"]) for row in self.rows[key].values())
@@ -208,12 +256,12 @@ class MetricLines:
         if self.panel is None or not self._measured(keys):
             return replace(line, difference=difference)
         contrast = self._contrast("tuned", keys, weights) - self._contrast("base", keys, weights)
-        paired, changes = self.panel.estimate(contrast), self.panel.changes(contrast)
+        paired = self.panel.estimate(contrast)
         return replace(
             line,
             difference=replace(paired, value=difference.value),
-            p=sign_flip_p(changes, seed=self.seed),
-            same=not changes.any(),
+            p=sign_flip_p(self.panel.changes(contrast), seed=self.seed),
+            same=all(np.array_equal(*self.panel.cells[self.places[key]].values) for key in keys),
             detectable=smallest_detectable(paired.error) if paired.error else None,
         )
 

@@ -7,6 +7,7 @@ from scipy.stats import t as student
 
 from raysel.evaluation.intervals import (
     bootstrap_interval,
+    is_share,
     mean_interval,
     seeds_and_items_interval,
     t_interval,
@@ -108,6 +109,13 @@ def test_bootstrap_of_another_statistic_is_that_of_the_mean_where_it_is_the_mean
     values = np.random.default_rng(0).exponential(size=30)
     own = bootstrap_interval([(v, "item") for v in values], lambda drawn: float(np.mean([v for v, _ in drawn])), seed=5)
     assert own == pytest.approx(bootstrap_interval(values, seed=5), abs=0.1)
+
+
+def test_ratings_are_no_accuracies() -> None:
+    worst = np.ones(20)
+    assert mean_interval(worst, seed=0) == wilson_interval(20, 20)
+    assert mean_interval(worst, seed=0, share=False) == (1, 1)
+    assert [is_share(name) for name in ("acc", "rating", "chrf_pp,none", "answered")] == [True, False, False, True]
 
 
 def test_bootstrap_refuses_no_items() -> None:

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm, permutation_test
 
 from raysel.evaluation.significance import (
-    DETECTABLE_ERRORS,
     SAMPLED,
     accuracy_difference_error,
     holm,
@@ -76,13 +75,25 @@ def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(p: list[float]) 
 
 @pytest.mark.parametrize(("accuracy", "n"), [(0.3, 200), (0.5, 1000), (0.8, 5000)])
 def test_the_smallest_detectable_difference_is_found_in_four_of_five(accuracy: float, n: int) -> None:
-    assert pytest.approx(2.8016, abs=1e-4) == DETECTABLE_ERRORS
+    assert smallest_detectable(1.0) == pytest.approx(2.8016, abs=1e-4)
+    assert smallest_detectable(1.0, tests=10) == pytest.approx(3.6487, abs=1e-4)
     gain = smallest_detectable(accuracy_difference_error(accuracy, n))
     generator = np.random.default_rng(n)
     # Half of the difference on each side, where the standard error is that of the accuracy.
     first, second = (generator.binomial(n, accuracy + side * gain / 2, size=20_000) / n for side in (-1, 1))
     error = np.sqrt(first * (1 - first) / n + second * (1 - second) / n)
     assert (np.abs(second - first) > 1.96 * error).mean() == pytest.approx(0.8, abs=0.015)
+
+
+@pytest.mark.parametrize("tests", [1, 4, 30])
+def test_what_is_detectable_among_several_survives_holm(tests: int) -> None:
+    generator = np.random.default_rng(tests)
+    found = np.zeros(2000)
+    for trial in range(len(found)):
+        z = generator.normal(size=tests)
+        z[0] += smallest_detectable(1.0, tests=tests)
+        found[trial] = holm(2 * norm.sf(np.abs(z)))[0] <= 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
 
 
 def test_all_right_is_not_known_exactly() -> None:

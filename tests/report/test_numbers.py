@@ -3,10 +3,11 @@
 import itertools
 import json
 from collections import Counter
+from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysel.evaluation.intervals import Interval
@@ -183,6 +184,16 @@ def made_comparison(base, tuned, **given):
     return compare(rows, items, seed=0, **given)
 
 
+@given(st.integers(2, 7), st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_a_model_does_not_differ_from_itself(langs, seed):
+    generator = np.random.default_rng(seed)
+    values = {f"t_{lang}": generator.random(12) for lang in ["en", "sw", "th", "vi", "ta", "qu", "et"][:langs]}
+    found = made_comparison(values, values)
+    for line in [*found.cells, *found.overall, *found.by_family, *found.by_language]:
+        assert (line.difference.value, line.p, line.verdict) == (0, 1, "no item changed")
+
+
 def test_one_language_of_many_that_looks_clear_is_not():
     """6 of 6 changed items for the better have p = 1/32: clear alone, not as one of four languages."""
     wrong = np.zeros(60)
@@ -196,6 +207,11 @@ def test_one_language_of_many_that_looks_clear_is_not():
     # The average over languages asks once.
     assert four.headline.p == pytest.approx(2**-5)
     assert four.headline.detectable == pytest.approx(2.8016 * four.headline.difference.error, rel=1e-3)
+    tested = sum(other.detectable is not None for other in four.by_language)
+    normal = NormalDist()
+    errors = normal.inv_cdf(1 - 0.025 / tested) + normal.inv_cdf(0.8)
+    assert line.detectable == pytest.approx(errors * line.difference.error)
+    assert tested == 4
 
 
 def test_averages_over_languages_and_over_items():
@@ -206,6 +222,16 @@ def test_averages_over_languages_and_over_items():
     assert [(line.by_items, line.label) for line in found.by_family] == [(False, "t"), (True, "t")]
     same = made_comparison({"t_en": np.zeros(9), "t_sw": np.zeros(9)}, {"t_en": np.ones(9), "t_sw": np.zeros(9)})
     assert [line.by_items for line in same.overall] == [False]
+
+
+def test_both_directions_of_a_translation_are_the_same_sentences():
+    """Sentences that are hard in one direction are hard in the other: the average knows less than of twice as many."""
+    right = np.random.default_rng(0).integers(0, 2, 400)
+    same = {"flores_to_en_sw": right, "flores_from_en_sw": right}
+    [average] = made_comparison(same, same).by_language
+    [apart] = made_comparison(*[{"flores_to_en_sw": right, "other_sw": right}] * 2).by_language
+    assert average.base.error == pytest.approx(np.sqrt(0.25 / 400), rel=0.1)
+    assert apart.base.error == pytest.approx(np.sqrt(0.25 / 800), rel=0.1)
 
 
 def test_languages_trained_on_stand_beside_those_that_were_not():
@@ -254,6 +280,95 @@ def test_one_model_alone_has_no_verdict():
     assert found.models == ["tuned"]
     assert found.headline.verdict == ""
     assert Compared("t", "en", "acc", 1, Interval(0.1), Interval(0.9), Interval(0.8)).verdict == "no interval"
+
+
+def scored(task, metric, values, value=None, ends=(0.0, 0.0), lang="en"):
+    """(row, key, items) of a result; value: the row's, where it is no mean."""
+    values = np.asarray(values, dtype=float)
+    value = np.nanmean(values) if value is None else value
+    row = result(task, lang, metric, value, *ends) | {"n": int(np.isfinite(values).sum())}
+    return row, (lang, task, metric), of_items(values)
+
+
+def compared(base, tuned):
+    both = {"base": base, "tuned": tuned}
+    rows = {model: [row for row, _, _ in of] for model, of in both.items()}
+    return compare(rows, {model: {key: items for _, key, items in of} for model, of in both.items()}, seed=0)
+
+
+def test_sentences_say_nothing_of_the_score_of_their_corpus():
+    """chrF++ of a corpus is no mean of its sentences': an interval of theirs need not hold it."""
+    sentences = np.linspace(18.0, 26.0, 40)
+    base, tuned = (
+        [scored(task, "chrf_pp", sentences + more, 27 + more, (25 + more, 29 + more), lang) for task, lang in CELLS]
+        for more in (0, 1)
+    )
+    found = compared(base, tuned)
+    for line in found.cells:
+        assert (line.base, line.tuned) == (Interval(27, 25, 29), Interval(28, 26, 30))
+        assert (line.difference, line.p, line.verdict) == (Interval(1), None, "no clear difference")
+    assert (found.headline.base, found.headline.difference, found.headline.p) == (Interval(27), Interval(1), None)
+    mean = compared(*([scored("t_en", "chrf_pp", sentences + more)] for more in (0, 1)))
+    assert mean.headline.verdict == "higher"
+
+
+CELLS = [("t_en", "en"), ("t_sw", "sw")]
+
+
+def test_items_with_a_value_in_both_models_are_compared():
+    base = np.r_[np.nan, 1, 0, 1, 0, np.nan, 0, 1]
+    tuned = np.r_[1, 1, 1, np.nan, 1, np.nan, 1, 1]
+    found = compared([scored("t_en", "acc", base)], [scored("t_en", "acc", tuned)])
+    [line] = found.cells
+    assert (line.n, line.base.value, line.tuned.value, line.difference.value) == (5, 0.4, 1, 0.6)
+    # Three changes, all for the better.
+    assert line.p == pytest.approx(2 * 2**-3)
+    assert line.base.low <= 0.4 <= line.base.high
+    assert found.partial == 1
+    both = compared([scored("t_en", "acc", base)], [scored("t_en", "acc", base)])
+    assert (both.cells[0].n, both.cells[0].verdict, both.partial) == (6, "no item changed", 0)
+    none = compared([scored("t_en", "acc", [1, np.nan])], [scored("t_en", "acc", [np.nan, 1])])
+    assert (none.cells[0].p, none.partial) == (None, 0)
+
+
+def test_a_rating_of_1_is_no_right_answer():
+    found = compared([scored("t_en", "rating", np.ones(30))], [scored("t_en", "rating,strict", np.ones(30))])
+    assert found.shares == set()
+    ratings = np.r_[np.ones(29), 0]
+    line = compared([scored("t_en", "rating", np.ones(30))], [scored("t_en", "rating", ratings)]).cells[0]
+    # Agresti and Min's interval of the same values, were they right and wrong answers, reaches above 0.
+    assert line.difference.high <= 0
+
+
+def test_a_line_without_change_is_one_of_those_corrected_over():
+    ratings, better = np.arange(1, 6), np.array([2, 3, 3, 4, 5])
+    base, tuned = ([scored(f"t_{lang}", "rating", of, lang=lang) for lang, of in (("en", ratings), ("sw", values))]
+                   for values in (ratings, better))  # fmt: skip
+    same, changed = compared(base, tuned).cells
+    assert (same.p, same.detectable) == (1, None)
+    errors = NormalDist().inv_cdf(1 - 0.025 / 2) + NormalDist().inv_cdf(0.8)
+    assert changed.detectable == pytest.approx(errors * changed.difference.error)
+
+
+def test_the_shown_metric_says_how_good_the_answers_are():
+    def shown(*metrics):
+        return compare({"tuned": [result(f"{m}_en", "en", m, 0.5, 0, 1) for m in metrics]}, {}, seed=0).shown_metric
+
+    assert shown("answered", "right_language", "rouge_l") == "rouge_l"
+    assert shown("right_language", "rating", "rouge_l", "answered") == "rating"
+    assert shown("spbleu", "right_language", "chrf_pp") == "chrf_pp"
+    more = [result(f"{i}_en", "en", "right_language", 0.5, 0, 1) for i in range(9)]
+    found = compare({"tuned": [*more, result("t_en", "en", "custom", 0.5, 0, 1)]}, {}, seed=0)
+    assert found.shown_metric == "custom"
+
+
+def test_models_without_a_common_result_have_neither_averages_nor_ratios():
+    base, tuned = [result("a_en", "en", "acc", 0.5, 0.4, 0.6)], [result("b_en", "en", "acc", 0.7, 0.6, 0.8)]
+    found = compare({"base": base, "tuned": tuned}, {}, seed=0)
+    assert (found.headline, found.by_language, found.by_family[0].label, found.ratios) == (None, [], "a", [])
+    assert [line.label for line in found.cells] == ["a_en", "b_en"]
+    common = [result("c_sw", "sw", "f1", 0.5, 0.4, 0.6)]
+    assert compare({"base": base + common, "tuned": tuned + common}, {}, seed=0).shown_metric == "f1"
 
 
 @pytest.mark.parametrize(

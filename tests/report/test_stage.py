@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
+from raysel.evaluations import find_results
 from raysel.progress import Progress
 from raysel.report.formats import decimal, language_name
 from raysel.store import Artifact, Store
 from raysel.tables import DIVERSITY
 from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, heldout_losses, make_run, run_stage
+from tests.test_evaluations import published as results_of
 
 MANY = (
     "af ar bg bn ca cs de el en es et eu fa fi fr gl ha he hi hr ht hu hy id it ja ka kk ko lt mk mr nl pl pt qu ro ru "
@@ -298,6 +300,23 @@ def test_any_single_artifact_makes_a_page(only, published, store, cluster, progr
     page = Page(run_stage({only: published[only]}, store, cluster, progress))
     assert {"headline", "provenance"} <= page.sections
     assert published[only].fingerprint in " ".join(page.texts)
+
+
+def test_models_with_no_result_in_common_make_a_page(tmp_path, cluster, progress):
+    store = Store(str(tmp_path))
+
+    def page(base, tuned):
+        results = {
+            "results_base": results_of(tmp_path, "a", **base),
+            "results_tuned": results_of(tmp_path, "b", **tuned),
+        }
+        return Page(run_stage({name: find_results(place) for name, place in results.items()}, store, cluster, progress))
+
+    shown = page({"tasks": {"xcopa_sw": "sw"}, "lacking": 2}, {"tasks": {"xnli_sw": "sw"}, "fingerprint": "c" * 24})
+    assert "there are no averages" in " ".join(shown.texts)
+    assert "results" in shown.sections
+    some = page({"fingerprint": "d" * 24}, {"lacking": 2})
+    assert "In 3 results some items have a value in one model only" in " ".join(some.texts)
 
 
 def test_nothing_published_makes_a_page(store, cluster, progress):
