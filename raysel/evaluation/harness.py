@@ -21,7 +21,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from raysel.evaluation.intervals import bootstrap_interval, mean_interval
+from raysel.evaluation.intervals import bootstrap_interval, is_share, mean_interval
 from raysel.evaluation.judge import WORST, judge, judge_prompt, rating_of
 from raysel.evaluation.language_confusion import right_language
 from raysel.evaluation.metrics import register_metrics
@@ -145,7 +145,7 @@ def evaluate_task(
         values = [sample[metric] for sample in samples if sample["filter"] == filtered and metric in sample["metrics"]]
         aggregation = aggregations.get(metric, mean)
         if aggregation is mean:
-            low, high = mean_interval([float(value) for value in values], seed=seed)
+            low, high = mean_interval([float(value) for value in values], seed=seed, share=is_share(metric))
         else:
             low, high = bootstrap_interval(values, aggregation, seed=seed, resamples=STATISTIC_RESAMPLES)
         value = float(results[f"{metric},{filtered}"])
@@ -159,7 +159,7 @@ def evaluate_task(
             items += of_answers
             told = [item.value for item in of_answers if math.isfinite(item.value)]
             if told:
-                low, high = mean_interval(told, seed=seed)
+                low, high = mean_interval(told, seed=seed, share=is_share(of_answers[0].metric))
                 scores.append(MetricScore(of_answers[0].metric, float(np.mean(told)), low, high, len(told)))
     return scores, items
 
