@@ -136,6 +136,23 @@ def test_generated_answers_are_checked_for_their_language() -> None:
     assert not list(harness._of_answers(answers, EvalTask("x", "fr", {"metadata": {"answer_lang": "none"}}, ()), None))
 
 
+def test_a_share_of_the_only_split_is_scored_apart(tmp_path: Path, lm: Any) -> None:
+    """Items keep their numbers in the file, and score what they do when the whole file is scored."""
+    folder = write_choice_tasks(tmp_path, ("en",))
+    config = choice_config("en", metadata={"item": "position"})
+    del config["validation_split"]
+    write_task(folder, config)
+    whole = evaluate_task(lm, one(folder), limit=None, seed=0)[1]
+    dev, test = (
+        evaluate_task(lm, one(folder, dev_share=0.3, split=split), limit=None, seed=0) for split in ("dev", "test")
+    )
+    assert (dev[0][0].n, test[0][0].n) == (3, 6)
+    assert sorted([*dev[1], *test[1]], key=lambda item: (item.item, item.metric)) == sorted(
+        whole, key=lambda item: (item.item, item.metric)
+    )
+    assert {item.group for item in dev[1]} == {str(item.item) for item in dev[1]}
+
+
 @pytest.mark.parametrize(("item", "groups"), [("{{id}}", ["en0", "en1"]), ("position", ["0", "1"]), (None, [None] * 2)])
 def test_parallel_items_are_named(tmp_path: Path, lm: Any, item: str | None, groups: list[str | None]) -> None:
     folder = write_choice_tasks(tmp_path, ("en",))
