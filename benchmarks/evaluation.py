@@ -24,7 +24,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from raysel.cluster import Cluster
-from raysel.evaluation import stage
+from raysel.evaluation import cell_stage, stage
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import EvalTask, load_tasks
 from raysel.progress import Progress
@@ -52,7 +52,7 @@ print(json.dumps([time.time() - started, found], default=str))
 """
 
 
-class TimedWorker(stage.CellWorker):
+class TimedWorker(cell_stage.CellWorker):
     """Leaves the time at which its model was loaded."""
 
     def __init__(self, **arguments: Any) -> None:

@@ -191,9 +191,14 @@ def _add_evaluation(graph: Graph) -> None:
         asked = {"judge_template": template_source(evaluation.judge.template.name)}
     # Where they are does not count, but what they hold: leaves.
     not_counted = {"tasks": None, "data": None, "judge": None}
-    for name in evaluation.models:
+    base: list[Step | Leaf] = [*graph.base.values(), *graph.model_leaf.values()]
+
+    def identity(*parts: Step | Leaf) -> str:
+        return digest([STAGES["results"][0], *(part.fingerprint for part in parts)])
+
+    # The tuned model first: an adapter's base is scored while it is loaded.
+    for name in sorted(evaluation.models, reverse=True):
         tuned = {"tuned": graph.steps["model"]} if name == "tuned" else {}
-        parts: list[Step | Leaf] = [*graph.base.values(), *graph.model_leaf.values(), *tuned.values()]
         graph.add(
             f"results_{name}",
             "results",
@@ -202,7 +207,8 @@ def _add_evaluation(graph: Graph) -> None:
             leaves=graph.model_leaf | {"tasks": graph.tasks} | judge,
             execution={
                 "evaluation": evaluation,
-                "identity": digest([STAGES["results"][0], *(part.fingerprint for part in parts)]),
+                "identity": identity(*base, *tuned.values()),
+                "base_identity": identity(*base) if tuned and "base" in evaluation.models else None,
                 "judge_identity": [judge["judge"].fingerprint, asked["judge_template"]] if judge else None,
             },
         )

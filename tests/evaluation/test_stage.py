@@ -10,6 +10,7 @@ import pytest
 from raysel.cluster import Cluster
 from raysel.errors import UserError
 from raysel.evaluation import stage
+from raysel.evaluation.cell_stage import Cell, CellWorker, EvaluatedModel
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import load_tasks
 from raysel.progress import Progress
@@ -98,6 +99,10 @@ def cells_of(store: Store) -> dict[str, str]:
     return {address: cell.manifest["attempt"] for address, cell in found.items() if cell is not None}
 
 
+def address_of(run: StageRun, plan: dict[str, Any]) -> str:
+    return stage._address(run, plan, load_tasks(run.settings["evaluation"])[0], run.settings["identity"])
+
+
 def test_what_decides_a_cells_numbers_decides_its_address(tmp_path: Path, progress: Progress) -> None:
     folder = write_choice_tasks(tmp_path / "tasks", ("en",))
     attempt = Store(str(tmp_path / "store")).attempt("results", "a")
@@ -105,7 +110,7 @@ def test_what_decides_a_cells_numbers_decides_its_address(tmp_path: Path, progre
 
     def address(plan: dict[str, Any] = plan, **parts: Any) -> str:
         run = new_run(attempt, folder, None, progress, **parts)
-        return stage._address(run, plan, load_tasks(run.settings["evaluation"])[0])
+        return address_of(run, plan)
 
     first = address()
     others = [
@@ -122,30 +127,27 @@ def test_what_decides_a_cells_numbers_decides_its_address(tmp_path: Path, progre
     assert address(evaluation={"dev_share": 0.5}) == others[-1], "both splits are there: nothing is carved out"
     judged = new_run(attempt, folder, None, progress)
     judged.settings["judge_identity"] = ["a judge", "auto"]  # type: ignore[index]
-    assert stage._address(judged, plan, load_tasks(judged.settings["evaluation"])[0]) == others[-1]
+    assert address_of(judged, plan) == others[-1]
     write_task(folder, choice_config("en", metadata={"judge": True}))
-    asked = {
-        stage._address(run, plan, load_tasks(run.settings["evaluation"])[0])
-        for run in (judged, new_run(attempt, folder, None, progress))
-    }
+    asked = {address_of(run, plan) for run in (judged, new_run(attempt, folder, None, progress))}
     assert len(asked) == 2
 
 
-def worker(run: StageRun, plan: dict[str, Any], **models: Any) -> stage.CellWorker:
+def worker(run: StageRun, plan: dict[str, Any], *, judge: str | None = None) -> CellWorker:
+    """Of two cells: `tuned` with the adapter, where there is one, and `base` without."""
     settings = run.settings["evaluation"]
-    model = stage.EvaluatedModel(
+    model = EvaluatedModel(
         run.inputs.get("model") or run.leaves.get("model"), run.inputs.get("tuned"), None, trust_remote_code=False
     )
-    return stage.CellWorker(
+    task = load_tasks(settings)[0]
+    return CellWorker(
         store=run.attempt.store,
         plan={"threads": 1, "gpus": 0} | plan,
-        tasks=load_tasks(settings),
-        addresses=["a-cell"],
+        cells=[Cell(task, "tuned", "a model", adapter=True), Cell(task, "base", "its base", adapter=False)],
         model=model,
-        judge=models.get("judge"),
+        judge=judge,
         evaluation=settings,
         seed=7,
-        identity="a model",
     )
 
 
@@ -181,6 +183,44 @@ def test_models_and_adapters_come_from_artifacts(tmp_path: Path, tiny_llama: Pat
     assert not torch.allclose(logits[0], logits[1])
     assert not torch.allclose(logits[1], logits[2])
     assert torch.equal(logits[2], logits[3])
+
+
+def test_an_adapters_base_is_scored_while_it_is_loaded(
+    tmp_path: Path, tiny_llama: Path, cluster: Cluster, progress: Progress
+) -> None:
+    """The base's results are then only gathered, and are those of the base loaded alone, to the last bit."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from raysel.models.loading import load_causal_lm
+
+    folder = write_choice_tasks(tmp_path / "tasks", ("en", "sw"))
+    scored = {"output_type": "loglikelihood", "doc_to_target": "{{choices[0]}}", "doc_to_choice": None}
+    for lang in ("en", "sw"):
+        write_task(folder, choice_config(lang, **scored, metric_list=[{"metric": "perplexity"}]))
+    torch.manual_seed(1)
+    adapted = get_peft_model(load_causal_lm(tiny_llama), LoraConfig(init_lora_weights=False, lora_alpha=64))
+    adapted.save_pretrained(tmp_path / "lora")
+
+    def evaluated(store: Store, name: str, **identities: str) -> list[dict[str, Any]]:
+        tuned = {}
+        if name == "tuned":
+            attempt = store.attempt("model", "lora")
+            tuned["tuned"] = publish(attempt, StageOutput(attempt.write_folder("adapter", tmp_path / "lora")))
+        attempt = store.attempt("results", name)
+        run = new_run(attempt, folder, cluster, progress, model=tiny_llama, inputs=tuned)
+        run.settings.update(identities)  # type: ignore[attr-defined]
+        return publish(attempt, stage.run(run)).read("results").drop(["model"]).to_pylist()
+
+    store = Store(str(tmp_path / "store"))
+    tuned = evaluated(store, "tuned", identity="tuned", base_identity="base")
+    together = cells_of(store)
+    assert len(together) == 4
+    base = evaluated(store, "base", identity="base")
+    assert cells_of(store) == together
+    alone = evaluated(Store(str(tmp_path / "alone")), "base", identity="base")
+    assert base == alone
+    assert all(abs(a["value"] / b["value"] - 1) > 0.01 for a, b in zip(tuned, base, strict=True))
 
 
 def test_a_broken_data_file_is_named_with_its_row(tmp_path: Path, tiny_llama: Path, progress: Progress) -> None:
@@ -236,7 +276,7 @@ def test_open_answers_are_rated_by_a_judge_of_the_users(tmp_path: Path, tiny_lla
     assert worker(run, {"batch_size": 2}).process({"cell": 0})["failure"].startswith("its answers are rated by a judge")
     judging = worker(run, {"batch_size": 2}, judge=str(tiny_llama))
     assert judging.process({"cell": 0})["failure"] == ""
-    cell = store.artifact("cells", "a-cell")
+    cell = store.artifact("cells", "tuned")
     assert cell is not None
     rated = [row for row in cell.read("items").to_pylist() if row["metric"] == "rating"]
     assert [row["item"] for row in rated] == [0, 1]
