@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 from raysel.errors import UserError
-from raysel.experiment import ExperimentError, experiment_from
+from raysel.experiment import ExperimentError, checked, resolve_paths
 from raysel.pipeline import expand
 from raysel.runner import run_experiment
 from raysel.store import Store
@@ -23,7 +23,8 @@ def make_base_model(corpus: str, out_dir: Path, overrides: Sequence[str] = ()) -
     # Beside the model: its artifacts stay there, so that a stopped run carries on and a second one reuses them.
     storage = str(out_dir.with_name(f"{out_dir.name}-artifacts"))
     data = {"name": "base-model", "storage": storage, "model": {"base": {}}, "corpus": {"path": corpus}}
-    experiment = experiment_from(data, Path.cwd(), overrides, where="base-model")
+    resolve_paths(data, Path.cwd(), overrides)
+    experiment = checked(data, where="base-model")
     if experiment.model.base is None:
         raise ExperimentError("base-model makes a model: set keys of model.base, not model.path")
     code = run_experiment(experiment, until="base_model")

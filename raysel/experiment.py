@@ -176,30 +176,53 @@ def _sections(path: str, section: Section) -> list[tuple[str, Section]]:
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and apply `key=value` overrides. Raises `ExperimentError`."""
+    return checked(read_experiment(path, overrides), where=str(path))
+
+
+def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What an experiment file and `key=value` overrides say, its paths absolute, not checked yet."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"experiment file {str(path)!r} cannot be read: {error}") from error
-    data = _parse(text, str(file))
+    data = parse_yaml(text, str(file))
     if not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise ExperimentError(f"{file}: an experiment is a mapping of sections, and this file holds {found}")
     data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._") or "experiment")
-    return experiment_from(data, file.parent.resolve(), overrides, where=str(file))
+    resolve_paths(data, file.parent.resolve(), overrides)
+    return data
 
 
-def experiment_from(data: dict[str, Any], folder: Path, overrides: Sequence[str], *, where: str) -> Experiment:
-    """A checked experiment from parsed data, whose relative paths are relative to `folder`."""
+def resolve_paths(data: dict[str, Any], folder: Path, overrides: Sequence[str] = ()) -> None:
+    """Make the relative paths in `data` absolute, relative to `folder`, and apply overrides, whose are relative to the
+    current one."""
     _resolve_paths(data, folder)
     for override in overrides:
         keys, value = _override(override)
-        _assign(data, keys, value, override)
-        _resolve_paths(data, Path.cwd(), only=tuple(keys))
+        assign(data, keys, value, Path.cwd(), f"--set {override!r}")
+
+
+def assign(data: dict[str, Any], keys: Sequence[str], value: Any, folder: Path, where: str) -> None:
+    """Set one key of `data`; a relative path in the value is relative to `folder`."""
+    inner = data
+    for depth, key in enumerate(keys[:-1]):
+        if inner.get(key) is None:
+            inner[key] = {}
+        inner = inner[key]
+        if not isinstance(inner, dict):
+            raise ExperimentError(f"{where}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+    inner[keys[-1]] = value
+    _resolve_paths(data, folder, only=tuple(keys))
+
+
+def checked(data: dict[str, Any], *, where: str) -> Experiment:
+    """The experiment that `data` says, with absolute paths. Raises `ExperimentError`."""
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        raise ExperimentError(_explain(error, where)) from None
+        raise ExperimentError(explain(error, where, Experiment)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -224,7 +247,8 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Safe YAML. Raises `ExperimentError`."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
     except yaml.YAMLError as error:
@@ -235,18 +259,7 @@ def _override(text: str) -> tuple[list[str], Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ExperimentError(f"--set {text!r}: write it as key=value, e.g. --set preselect.rho=0.4")
-    return key.strip().split("."), _parse(value, f"--set {text!r}")
-
-
-def _assign(data: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
-    inner = data
-    for depth, key in enumerate(keys[:-1]):
-        if inner.get(key) is None:
-            inner[key] = {}
-        inner = inner[key]
-        if not isinstance(inner, dict):
-            raise ExperimentError(f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, not a section")
-    inner[keys[-1]] = value
+    return key.strip().split("."), parse_yaml(value, f"--set {text!r}")
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path, only: tuple[str, ...] | None = None) -> None:
@@ -278,13 +291,14 @@ def _resolve_paths(data: dict[str, Any], folder: Path, only: tuple[str, ...] | N
             inner[keys[-1]] = str(resolved)
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def explain(error: ValidationError, where: str, root: type[BaseModel]) -> str:
+    """What is wrong with a file that holds a `root`: one line for each key."""
     lines = []
     for problem in error.errors():
         keys = [str(part) for part in problem["loc"]]
         key = ".".join(keys)
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key!r}{_nearest(keys)}")
+            lines.append(f"unknown key {key!r}{_nearest(keys, root)}")
         elif problem["type"] == "missing":
             lines.append(f"{key}: is needed and not given")
         else:
@@ -297,8 +311,8 @@ def _explain(error: ValidationError, where: str) -> str:
     return f"{where}: " + "\n  ".join(lines)
 
 
-def _nearest(keys: list[str]) -> str:
-    model: Any = Experiment
+def _nearest(keys: list[str], root: type[BaseModel]) -> str:
+    model: Any = root
     for key in keys[:-1]:
         field = model.model_fields.get(key)
         options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
@@ -309,13 +323,14 @@ def _nearest(keys: list[str]) -> str:
     close = difflib.get_close_matches(keys[-1], model.model_fields, n=1, cutoff=0.5)
     if close:
         return f": did you mean {prefix}{close[0]}?"
-    elsewhere = [f"{path}.{keys[-1]}" for path in _all_keys() if keys[-1] in _all_keys()[path]]
+    sections = _sections_of(root)
+    elsewhere = [f"{path}.{keys[-1]}" for path, known in sections.items() if keys[-1] in known]
     return f": did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(model.model_fields)}"
 
 
-def _all_keys() -> dict[str, set[str]]:
+def _sections_of(root: type[BaseModel]) -> dict[str, set[str]]:
     sections = {}
-    for name, field in Experiment.model_fields.items():
+    for name, field in root.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             sections[name] = set(field.annotation.model_fields)
     return sections

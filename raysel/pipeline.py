@@ -38,7 +38,7 @@ def _add_corpus(graph: Graph) -> None:
 
     corpus = graph.experiment.corpus
     files = leaf_files(corpus)
-    not_read = {"path", "dataset_split", "preset", "columns", "lang_from", "audit"}
+    not_read = {"path", "dataset_split", "preset", "columns", "lang_from", "audit", "seed"}
     settings = {k: v for k, v in counted(corpus).items() if k not in not_read}
     settings["source"] = corpus_name(str(corpus.path))
     layout = find_layout(corpus, files)
@@ -48,7 +48,7 @@ def _add_corpus(graph: Graph) -> None:
     graph.add(
         "corpus",
         "corpus",
-        {"corpus": settings, "seed": graph.experiment.seed},
+        {"corpus": settings, "seed": _own_seed(corpus.seed, graph.experiment)},
         leaves={"corpus": graph.leaf(str(corpus.path), files)},
         execution={"corpus": corpus, "layout": layout},
     )
@@ -80,6 +80,10 @@ def _add_corpus(graph: Graph) -> None:
         graph.corpus = {"corpus": graph.steps["clean"]}
 
 
+def _own_seed(given: int | None, experiment: Experiment) -> int:
+    return experiment.seed if given is None else given
+
+
 def _add_quota(graph: Graph) -> None:
     from raysel.languages.files import leaf_files
 
@@ -93,7 +97,8 @@ def _add_quota(graph: Graph) -> None:
     )
     if experiment.model.base is not None:
         workers = {"workers": experiment.training.workers}
-        made = {"base": experiment.model.base, "seed": experiment.seed}
+        base = experiment.model.base
+        made = {"base": base.model_copy(update={"seed": None}), "seed": _own_seed(base.seed, experiment)}
         graph.base["model"] = graph.add("base_model", "base_model", made, more_inputs=graph.corpus, execution=workers)
     else:
         graph.model_leaf["model"] = graph.leaf_of_model(experiment.model)

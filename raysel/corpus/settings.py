@@ -53,7 +53,8 @@ class CorpusSettings(Section):
     in a column). A source without an `id` column gets `<file name>:<row number>`.
     Where a row has `messages` (Hugging Face's or ShareGPT's list, or its JSON text), they take the place of prompt and
     response; `system` is put before either kind of row as a system message.
-    heldout is the share of items (source, task, group) that is split off before anything is scored.
+    heldout is the share of items (source, task, group) that is split off before anything is scored; seed says which
+    (left open: the experiment's), so that runs with other seeds can hold out the same.
     """
 
     path: str | None = None
@@ -62,6 +63,7 @@ class CorpusSettings(Section):
     columns: dict[Literal[COLUMNS], str] = {}  # type: ignore[valid-type]
     lang_from: Literal["column", "file", "folder"] | None = None
     heldout: float = Field(0.05, ge=0, lt=1)
+    seed: int | None = Field(None, ge=0, lt=2**32)
     empty: Literal["refuse", "drop"] = "refuse"
     shard_rows: int = execution(2048, ge=1, le=100_000)
     audit: AuditSettings = AuditSettings()

@@ -11,7 +11,8 @@ JINJA_FILES = (".jinja", ".j2")
 
 
 class BaseModelSettings(Section):
-    """A small Llama with a byte-level BPE tokenizer, trained from nothing on the corpus."""
+    """A small Llama with a byte-level BPE tokenizer, trained from nothing on the corpus. seed: of its weights and of the
+    order (left open: the experiment's)."""
 
     vocabulary: int = Field(4096, ge=300, le=256_000)
     width: int = Field(128, ge=16)
@@ -21,6 +22,7 @@ class BaseModelSettings(Section):
     steps: int = Field(120, ge=1)
     batch_samples: int = Field(16, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
+    seed: int | None = Field(None, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def heads_divide_width(self) -> "BaseModelSettings":

@@ -1,0 +1,219 @@
+"""What a space file says: which keys of an experiment are tried with which values, what is best, and how long it may
+take."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from raysel.errors import UserError
+from raysel.experiment import explain, parse_yaml
+from raysel.settings import Section
+
+KINDS = ("grid", "choice", "uniform", "loguniform", "integer", "simplex")
+LISTED = ("grid", "choice")
+
+
+class SpaceError(UserError):
+    """A space file that cannot be used: says which key, what it holds and what it may hold."""
+
+
+class Parameter(Section):
+    """The values of one key. One of
+
+    grid: each of these values; choice: one of these values (a grid tries them all); uniform, loguniform: a number
+    between two ends, every one or every order of magnitude equally likely; int: a whole number from one end to the
+    other; simplex: weights of these names that sum to 1, every such vector equally likely, or, with `total`, whole
+    numbers that sum to it.
+    when: other keys, of the space or of the experiment, with the value (or the list of values) that they must have; if
+    one has another, the key stays as the experiment has it.
+    """
+
+    grid: list[Any] | None = None
+    choice: list[Any] | None = None
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = Field(None, alias="int")
+    simplex: list[str] | None = None
+    total: int | None = Field(None, ge=1)
+    when: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def one_kind(self) -> "Parameter":
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            shown = ", ".join("int" if kind == "integer" else kind for kind in KINDS)
+            raise ValueError(f"give exactly one of {shown} (found {', '.join(given) or 'none'})")
+        if self.kind in LISTED and not self.values:
+            raise ValueError(f"{self.kind} is empty: there is nothing to try")
+        if self.kind == "simplex" and len(set(self.simplex or [])) < 2:
+            raise ValueError("simplex needs at least two different names")
+        if self.total is not None and self.kind != "simplex":
+            raise ValueError("total goes with simplex")
+        return self
+
+    @model_validator(mode="after")
+    def ends_in_order(self) -> "Parameter":
+        if self.kind in ("uniform", "loguniform", "integer"):
+            low, high = self.ends
+            if not low < high:
+                raise ValueError(f"the lower end comes first, and the ends differ (found {low} and {high})")
+            if self.kind == "loguniform" and low <= 0:
+                raise ValueError(f"loguniform needs ends above 0 (found {low})")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def values(self) -> list[Any]:
+        """Of a grid or choice."""
+        listed: list[Any] = self.grid if self.grid is not None else self.choice or []
+        return listed
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.uniform or self.loguniform or self.integer or (0.0, 1.0)
+
+
+class Objective(Section):
+    """What a trial is judged by, never a test item.
+
+    results: the tuned model's `metric` on the development items of the tasks (globs) and languages (none: all), the
+    mean over languages of the mean over each one's tasks. heldout_loss: the loss on what the corpus holds out, of the
+    model that was exported, the mean over `languages`, or over all samples. trained_tokens: how many tokens were
+    trained on.
+    direction: maximize or minimize; left open, minimize for losses, tokens and metrics of which less is better.
+    """
+
+    of: Literal["results", "heldout_loss", "trained_tokens"] = "results"
+    metric: str | None = None
+    tasks: list[str] = Field(["*"], min_length=1)
+    languages: list[str] = []
+    direction: Literal["maximize", "minimize"] | None = None
+
+    @model_validator(mode="after")
+    def metric_of_results(self) -> "Objective":
+        if (self.metric is None) == (self.of == "results"):
+            raise ValueError("of results needs a metric, e.g. acc; the others have none")
+        unread = [name for name in ("tasks", "languages") if name in self.model_fields_set]
+        if (self.of == "trained_tokens" and unread) or (self.of == "heldout_loss" and "tasks" in unread):
+            raise ValueError(f"{unread[0]}: {self.of} does not tell them apart")
+        return self
+
+    @property
+    def is_maximized(self) -> bool:
+        from raysel.report.result_lines import lower_is_better
+
+        if self.direction is not None:
+            return self.direction == "maximize"
+        return self.metric is not None and not lower_is_better(self.metric)
+
+    @property
+    def label(self) -> str:
+        """As a column is headed."""
+        if self.metric is None:
+            names = f" of {', '.join(self.languages)}" if self.languages else ""
+            return {"heldout_loss": f"held-out loss{names}", "trained_tokens": "trained tokens"}[self.of]
+        parts = [", ".join(self.tasks)] if self.tasks != ["*"] else []
+        parts += [", ".join(self.languages)] if self.languages else []
+        return f"{self.metric} ({'; '.join(parts)})" if parts else self.metric
+
+
+class AshaSettings(Section):
+    """Asynchronous successive halving (Li et al. 2020) on the held-out loss: after first_percent of the training steps,
+    and at every reduction_factor times as many, a trial goes on only if it is among the best 1/reduction_factor of those
+    that have come so far. The loss is there where a checkpoint is: training.checkpoint_steps."""
+
+    first_percent: int = Field(20, ge=1, le=99)
+    reduction_factor: float = Field(3.0, gt=1)
+
+
+class Limits(Section):
+    """trials: how many at most, all seeds counted; concurrency: how many at once (left open: as many as have room for
+    their training workers); device_hours: no trial is started once so many hours of the cluster's GPUs (CPUs, where it
+    has none) have gone."""
+
+    trials: int | None = Field(None, ge=1)
+    concurrency: int | None = Field(None, ge=1)
+    device_hours: float | None = Field(None, gt=0)
+
+
+class Space(Section):
+    """A space file.
+
+    parameters: key of the experiment -> its values. seeds: every point is tried with each (none: the experiment's own);
+    what is held out stays the same. objective: one, or two to find the best compromises of.
+    searcher: grid (every combination of grids and choices), random, or tpe (Optuna's tree-structured Parzen estimator:
+    it learns from the points that are done); left open, grid where every parameter is listed, else random. Point k of
+    tpe knows the points up to k - ahead - 1, however many run at once: so one seed gives one search.
+    scheduler: asha stops trials early. tensorboard: Tune's event files, below the sweep's folder. retries: how often a
+    trial whose process or node was lost is started again.
+    """
+
+    parameters: dict[str, Parameter] = Field(min_length=1)
+    seeds: list[int] = []
+    objective: list[Objective] = Field(min_length=1, max_length=2)
+    searcher: Literal["grid", "random", "tpe"] | None = None
+    seed: int = Field(0, ge=0, lt=2**32)
+    ahead: int = Field(4, ge=0)
+    scheduler: Literal["none", "asha"] = "none"
+    asha: AshaSettings = AshaSettings()
+    limits: Limits = Limits()
+    tensorboard: bool = False
+    retries: int = Field(2, ge=0)
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def one_or_two(cls, given: Any) -> Any:
+        return [given] if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def seeds_differ(self) -> "Space":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: each once (found {self.seeds})")
+        return self
+
+    @model_validator(mode="after")
+    def searcher_fits(self) -> "Space":
+        drawn = [key for key, of in self.parameters.items() if of.kind not in LISTED]
+        if self.searcher == "grid" and drawn:
+            raise ValueError(f"searcher grid tries listed values; {drawn[0]} is drawn: searcher random or tpe")
+        if self.search != "grid" and self.limits.trials is None:
+            raise ValueError(f"limits.trials: searcher {self.search} draws without end; say how many trials there are")
+        if self.search != "grid" and self.limits.trials and self.limits.trials < max(1, len(self.seeds)):
+            raise ValueError(f"limits.trials {self.limits.trials} is less than one point with each of the seeds")
+        return self
+
+    @property
+    def search(self) -> str:
+        if self.searcher is not None:
+            return self.searcher
+        return "grid" if all(of.kind in LISTED for of in self.parameters.values()) else "random"
+
+    def without_effect(self) -> list[str]:
+        idle = []
+        if "ahead" in self.model_fields_set and self.search != "tpe":
+            idle.append(f"ahead: the searcher is {self.search}")
+        if "asha" in self.model_fields_set and self.scheduler != "asha":
+            idle.append("asha: the scheduler is none")
+        if "seed" in self.model_fields_set and self.search == "grid":
+            idle.append("seed: the searcher is grid")
+        return idle
+
+
+def load_space(path: Path) -> Space:
+    """Read a space file. Raises `SpaceError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError(f"space file {str(path)!r} cannot be read: {error}") from error
+    data = parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise SpaceError(f"{path}: a space is a mapping with parameters and an objective, and this file holds {found}")
+    try:
+        return Space.model_validate(data)
+    except ValidationError as error:
+        raise SpaceError(explain(error, str(path), Space)) from None

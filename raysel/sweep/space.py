@@ -1,0 +1,118 @@
+"""The points of a space: which keys get which values. Pure: a point is a mapping of keys to values."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raysel.apportionment import largest_remainder
+from raysel.sweep.settings import Parameter, Space, SpaceError
+
+Point = dict[str, Any]
+Known = Callable[[str], Any]
+MOST_POINTS = 10_000
+# Weights are apportioned as whole numbers of this share.
+PARTS = 10**9
+
+
+def ordered(parameters: Mapping[str, Parameter]) -> list[str]:
+    """The keys, each after those that its condition asks about. Raises `SpaceError` where that is a circle."""
+    found: list[str] = []
+    left = dict(parameters)
+    while left:
+        free = [key for key, of in left.items() if not of.when.keys() & left.keys()]
+        if not free:
+            raise SpaceError(f"the conditions (when) of {', '.join(left)} wait for each other")
+        found += free
+        left = {key: of for key, of in left.items() if key not in free}
+    return found
+
+
+def resolve(parameters: Mapping[str, Parameter], known: Known, choose: Callable[[str, Parameter], Any]) -> Point:
+    """One point: `choose(key, parameter)` for every key whose condition holds. known: the experiment's value of a
+    key."""
+    point: Point = {}
+    for key in ordered(parameters):
+        if holds(parameters[key].when, point, known):
+            point[key] = choose(key, parameters[key])
+    return {key: point[key] for key in parameters if key in point}
+
+
+def holds(when: Mapping[str, Any], point: Point, known: Known) -> bool:
+    """Whether every key of a condition has its value, or one of its values."""
+    for key, wanted in when.items():
+        value = point[key] if key in point else known(key)
+        if value not in (wanted if isinstance(wanted, list) else [wanted]):
+            return False
+    return True
+
+
+def grid(space: Space, known: Known) -> list[Point]:
+    """Every combination of the listed values, each once: what differs in a key whose condition does not hold is one
+    point. Raises `SpaceError` above 10,000 combinations."""
+    keys = list(space.parameters)
+    size = math.prod(len(of.values) for of in space.parameters.values())
+    if size > MOST_POINTS:
+        raise SpaceError(f"the grid has {size:,} combinations; {MOST_POINTS:,} are the most: searcher random or tpe")
+    points = []
+    for combination in itertools.product(*(space.parameters[key].values for key in keys)):
+        values = dict(zip(keys, combination, strict=True))
+        points.append(resolve(space.parameters, known, lambda key, _, values=values: values[key]))
+    return distinct(points)
+
+
+def drawn(space: Space, known: Known, count: int) -> list[Point]:
+    """`count` random points; point k is the same however many there are."""
+    return [_draw(space, known, k) for k in range(count)]
+
+
+def _draw(space: Space, known: Known, k: int) -> Point:
+    generator = np.random.default_rng([space.seed, k])
+    # Drawn for every key, used or not: a condition changes no other key's value.
+    units = {key: generator.random(len(of.simplex or [0])) for key, of in space.parameters.items()}
+    return resolve(space.parameters, known, lambda key, of: at(of, units[key]))
+
+
+def at(parameter: Parameter, units: Sequence[float] | np.ndarray) -> Any:
+    """The value of a parameter at `units`, numbers in [0, 1): one, or of a simplex one for each name. Uniform units
+    give values that are spread as the parameter says."""
+    unit = float(units[0])
+    low, high = parameter.ends
+    match parameter.kind:
+        case "grid" | "choice":
+            return parameter.values[int(unit * len(parameter.values))]
+        case "uniform":
+            return low + unit * (high - low)
+        case "loguniform":
+            return float(np.exp(np.log(low) + unit * (np.log(high) - np.log(low))))
+        case "integer":
+            return int(low) + int(unit * (high - low + 1))
+    return _on_simplex(parameter, units)
+
+
+def _on_simplex(parameter: Parameter, units: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    # Exponentially distributed numbers, divided by their sum, are uniform on the simplex.
+    sizes = -np.log1p(-np.asarray(units, dtype=np.float64))
+    names = parameter.simplex or []
+    weights = sizes / sizes.sum() if sizes.sum() > 0 else np.full(len(names), 1 / len(names))
+    if parameter.total is None:
+        return dict(zip(names, weights.tolist(), strict=True))
+    parts = {name: round(float(weight) * PARTS) for name, weight in zip(names, weights, strict=True)}
+    return dict(largest_remainder(parts, parameter.total))
+
+
+def distinct(points: Sequence[Point]) -> list[Point]:
+    """The points without those that came before."""
+    first = {json.dumps(point, sort_keys=True, default=str): point for point in reversed(points)}
+    return list(reversed(first.values()))
+
+
+def varied(points: Sequence[Point]) -> Iterator[str]:
+    """The keys that do not have one value in all points."""
+    keys = dict.fromkeys(key for point in points for key in point)
+    for key in keys:
+        if len({json.dumps(point.get(key), sort_keys=True, default=str) for point in points}) > 1:
+            yield key
