@@ -64,7 +64,6 @@ def _add_corpus(graph: Graph) -> None:
             "contamination",
             {
                 "ngram": audit.ngram,
-                "split": evaluation.split,
                 "dev_share": evaluation.dev_share,
                 # One file may hold the items of several tasks.
                 "tasks": [source.task for source in sources],

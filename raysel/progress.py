@@ -1,8 +1,9 @@
 """How far a long stage is: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -10,14 +11,17 @@ from rich.progress import Progress as Bar
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
 RATE_AFTER_SECONDS = 1.0
+Listener = Callable[[list[dict[str, Any]], int], None]
 
 
 class Progress:
     """Counts work done in one stage and shows it with a rate and the time left."""
 
-    def __init__(self, console: Console, stage: str) -> None:
+    def __init__(self, console: Console, stage: str, listen: Listener | None = None) -> None:
+        """listen: is called with what training measures, the lines of its log, and the number of its steps."""
         self.console = console
         self.stage = stage
+        self.listen = listen
 
     def note(self, text: str) -> None:
         """One line that stays."""

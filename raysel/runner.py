@@ -1,6 +1,6 @@
 """Runs an experiment: says what will run and why, runs it step by step, keeps the run's record."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,48 +41,51 @@ def run_experiment(experiment: Experiment, *, until: str | None = None, only_pub
         _tell_preset(experiment, steps[0], console)
         for warning in experiment.warnings():
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-        _write_record(store, experiment, steps, status="unfinished", until=until)
+        write_record(store, experiment, steps, status="unfinished", until=until)
         to_run = [decision for decision in decisions if decision.artifact is None]
         if to_run:
+            from raysel.cluster import Cluster
+
             console.print(f"output of Ray, DeepSpeed and their workers: {log}", style="dim", highlight=False)
-            artifacts = _execute_all(experiment, store, decisions, console)
+            with remembered_interrupts(), Cluster(experiment.cluster.address, experiment.cluster.num_cpus) as cluster:
+                artifacts = execute_all(experiment, store, decisions, console, cluster)
         else:
             artifacts = {decision.step.name: decision.artifact for decision in decisions if decision.artifact}
             console.print(f"everything is reused: all {len(steps)} steps were published before", highlight=False)
-        _write_record(store, experiment, steps, status="finished", until=until)
+        write_record(store, experiment, steps, status="finished", until=until)
         _finish(store, experiment, artifacts, console)
     return 0
 
 
-def _execute_all(
-    experiment: Experiment, store: Store, decisions: list[Decision], console: Console
+def execute_all(
+    experiment: Experiment,
+    store: Store,
+    decisions: list[Decision],
+    console: Console,
+    cluster: Any,
+    progress_of: Callable[[Console, str], Progress] = Progress,
 ) -> dict[str, Artifact]:
-    from raysel.cluster import Cluster
-
+    """Run the steps that are not published, one after another; the artifacts of all, by the steps' names."""
     artifacts: dict[str, Artifact] = {}
-    with (
-        remembered_interrupts(),
-        Cluster(address=experiment.cluster.address, num_cpus=experiment.cluster.num_cpus) as cluster,
-    ):
-        for number, decision in enumerate(decisions, start=1):
-            step = decision.step
-            head = f"[{number}/{len(decisions)}] {step.name}"
-            if decision.artifact is not None:
-                console.print(f"{head}: reused", style="dim", markup=False, highlight=False)
-                artifacts[step.name] = decision.artifact
-            elif decision.same_as is not None:
-                console.print(f"{head}: {decision.reason}", style="dim", markup=False, highlight=False)
-                artifacts[step.name] = artifacts[decision.same_as]
-            else:
-                console.print(f"{head}: {decision.reason}", markup=False, highlight=False)
-                progress = Progress(console, step.name)
-                artifacts[step.name] = execute(
-                    step, store, decision.reason, artifacts=artifacts, cluster=cluster, progress=progress
-                )
-                _tell(artifacts[step.name], console)
-            raise_if_interrupted()
-            if step.stage in ("corpus", "quota"):
-                _preflight(experiment, store, decisions, artifacts)
+    for number, decision in enumerate(decisions, start=1):
+        step = decision.step
+        head = f"[{number}/{len(decisions)}] {step.name}"
+        if decision.artifact is not None:
+            console.print(f"{head}: reused", style="dim", markup=False, highlight=False)
+            artifacts[step.name] = decision.artifact
+        elif decision.same_as is not None:
+            console.print(f"{head}: {decision.reason}", style="dim", markup=False, highlight=False)
+            artifacts[step.name] = artifacts[decision.same_as]
+        else:
+            console.print(f"{head}: {decision.reason}", markup=False, highlight=False)
+            progress = progress_of(console, step.name)
+            artifacts[step.name] = execute(
+                step, store, decision.reason, artifacts=artifacts, cluster=cluster, progress=progress
+            )
+            _tell(artifacts[step.name], console)
+        raise_if_interrupted()
+        if step.stage in ("corpus", "quota"):
+            _preflight(experiment, store, decisions, artifacts)
     return artifacts
 
 
@@ -194,9 +197,17 @@ def previous_steps(store: Store, name: str) -> dict[str, Any]:
     return dict(record["steps"]) if record else {}
 
 
-def _write_record(store: Store, experiment: Experiment, steps: list[Step], *, status: str, until: str | None) -> None:
-    """`runs/<name>/run.json`: what the run is made of. `raysel gc` keeps what such records name."""
-    folder = run_folder(experiment.name)
+def write_record(
+    store: Store,
+    experiment: Experiment,
+    steps: list[Step],
+    *,
+    status: str,
+    until: str | None,
+    folder: str | None = None,
+) -> None:
+    """`run.json` in the run's folder (`runs/<name>`): what it is made of. `raysel gc` keeps what such records name."""
+    folder = folder or run_folder(experiment.name)
     before = store.read_json(f"{folder}/run.json") or {"steps": {}}
     now = {step.name: {**step.record(), "fingerprint": step.fingerprint} for step in steps}
     record = {

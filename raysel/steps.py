@@ -15,7 +15,7 @@ from raysel.store import digest
 STAGES: dict[str, tuple[int, str]] = {
     "corpus": (4, "raysel.corpus.stage:run"),
     "audit": (1, "raysel.corpus.audit_stage:run"),
-    "contamination": (1, "raysel.corpus.contamination_stage:run"),
+    "contamination": (2, "raysel.corpus.contamination_stage:run"),
     "clean": (1, "raysel.corpus.clean_stage:run"),
     "base_model": (3, "raysel.training.base_model_stage:run"),
     "quota": (2, "raysel.mixture.quota_stage:run"),

@@ -22,7 +22,7 @@ ARRAYS = ("hashes", "owners", "totals")
 
 
 def run(run: StageRun) -> StageOutput:
-    """Write `findings`. settings: `ngram`, `sources` (the evaluated split of every task); inputs: `corpus`."""
+    """Write `findings`. settings: `ngram`, `sources` (the items of every task); inputs: `corpus`."""
     ngram: int = run.settings["ngram"]
     sources: list[ItemSource] = run.settings["sources"]
     corpus, attempt = run.inputs["corpus"], run.attempt

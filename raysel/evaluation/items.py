@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raysel.evaluation.settings import EvaluationSettings
-from raysel.evaluation.tasks import EvalTask, load_tasks
+from raysel.evaluation.tasks import EvalTask, tasks_of_both_splits
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,16 @@ class ItemSource:
 
 
 def item_sources(settings: EvaluationSettings) -> list[ItemSource]:
+    """Of test and development items alike: what a model is chosen by must be no more in the corpus than what it is
+    judged by, and the corpus must not change with the split that is scored."""
     sources = []
-    for task in load_tasks(settings):
+    for split, task in tasks_of_both_splits(settings):
         options = task.config.get("dataset_kwargs") or {}
         if files := options.get("data_files"):
             options = options | {"data_files": {task.scored_split: files[task.scored_split]}}
         where = (str(task.config["dataset_path"]), task.scored_split)
-        sources.append(ItemSource(task.name, task.lang, *where, options if files else None, task))
+        name = task.name if split == "test" else f"{task.name} (development)"
+        sources.append(ItemSource(name, task.lang, *where, options if files else None, task))
     return sources
 
 

@@ -22,8 +22,8 @@ from raysel.languages.codes import normalise
 # `local_xcopa_sw`, `sib200_swh_Latn`, `belebele_zho-Hans`, `mmmlu_pt_BR`
 LANGUAGE_SUFFIX = re.compile(r"[_-]([a-z]{2,3}(?:[_-](?:[A-Z][a-z]{3}|[A-Z]{2}))*)$")
 NOT_FOR_LM_EVAL = {"tag", "group", "task_list", "data"}
-SPLIT_KEYS = {"test": "test_split", "dev": "validation_split"}
 Split = Literal["test", "dev"]
+SPLIT_KEYS: dict[Split, str] = {"test": "test_split", "dev": "validation_split"}
 # Of a task: the YAML files it was read from, its raw config.
 Found = dict[str, tuple[list[Path], dict[str, Any]]]
 
@@ -95,6 +95,18 @@ def development_files(settings: EvaluationSettings) -> list[str]:
         elsewhere = {file for split in data.values() for file in split} - set(own)
         files |= set(task.files) - elsewhere
     return sorted(files)
+
+
+def tasks_of_both_splits(settings: EvaluationSettings) -> list[tuple[Split, EvalTask]]:
+    """The chosen tasks, prepared to score the split: first those that have test items, then those that have development
+    items."""
+    found = _chosen(settings)
+    return [
+        (split, _prepared(name, *found[name], settings, split))
+        for split in SPLIT_KEYS
+        for name in found
+        if _part(found[name][1], split, settings.dev_share)
+    ]
 
 
 def load_tasks(settings: EvaluationSettings) -> list[EvalTask]:

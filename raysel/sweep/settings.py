@@ -122,9 +122,12 @@ class Objective(Section):
 
 
 class AshaSettings(Section):
-    """Asynchronous successive halving (Li et al. 2020) on the held-out loss: after first_percent of the training steps,
-    and at every reduction_factor times as many, a trial goes on only if it is among the best 1/reduction_factor of those
-    that have come so far. The loss is there where a checkpoint is: training.checkpoint_steps."""
+    """Asynchronous successive halving (Li et al. 2020) on the held-out loss.
+
+    After first_percent of the training steps, and at every reduction_factor times as many, a trial goes on only if it
+    is among the best 1/reduction_factor of those that have come so far. The loss is measured where a checkpoint is
+    written: training.checkpoint_steps.
+    """
 
     first_percent: int = Field(20, ge=1, le=99)
     reduction_factor: float = Field(3.0, gt=1)

@@ -60,7 +60,7 @@ def grid(space: Space, known: Known) -> list[Point]:
     points = []
     for combination in itertools.product(*(space.parameters[key].values for key in keys)):
         values = dict(zip(keys, combination, strict=True))
-        points.append(resolve(space.parameters, known, lambda key, _, values=values: values[key]))
+        points.append(resolve(space.parameters, known, lambda key, _: values[key]))  # noqa: B023 - called here
     return distinct(points)
 
 

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 
 from raysel.errors import IncompleteError, UserError
 from raysel.models.loading import load_tokenizer
-from raysel.progress import Tracker
+from raysel.progress import Listener, Tracker
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.loop import Outcome, Training
@@ -82,7 +82,8 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
             run.progress.track(training.tokens.summary["steps"], "steps") as bar,
             open_trackers(training.settings.trackers, _tracker_folder(run.attempt), run.progress.note) as trackers,
         ):
-            watcher = threading.Thread(target=_watch, args=(board, bar, trackers, stop), daemon=True)
+            watching = (board, bar, trackers, run.progress.listen, stop)
+            watcher = threading.Thread(target=_watch, args=watching, daemon=True)
             watcher.start()
             try:
                 outcome = _fit(job, board)
@@ -263,7 +264,7 @@ class _Board:
         return taken
 
 
-def _watch(board: Any, bar: Tracker, trackers: Trackers, stop: threading.Event) -> None:
+def _watch(board: Any, bar: Tracker, trackers: Trackers, listen: Listener | None, stop: threading.Event) -> None:
     """Show and pass on what comes until `stop` is set, and what is there then."""
     is_last = False
     while not is_last:
@@ -273,6 +274,8 @@ def _watch(board: Any, bar: Tracker, trackers: Trackers, stop: threading.Event) 
         except RayActorError:  # lost with its node: it starts again on another
             continue
         trackers.log(lines)
+        if listen is not None:
+            listen(lines, int(bar.total))
         steps = [metrics for metrics in lines if "tokens_per_second" in metrics]
         if steps:
             loss = "skipped" if steps[-1]["loss"] is None else f"loss {steps[-1]['loss']:.4f}"

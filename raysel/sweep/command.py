@@ -1,0 +1,218 @@
+"""`raysel sweep`: runs the trials, ranks them, scores the winners on test items and writes down what came out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from raysel.decisions import decide
+from raysel.errors import IncompleteError
+from raysel.execution import local_scratch, run_folder
+from raysel.experiment import Experiment, checked
+from raysel.interruption import raise_if_interrupted, remembered_interrupts
+from raysel.output import quiet_process
+from raysel.pipeline import expand
+from raysel.report.gather_stage import read_items
+from raysel.report.result_lines import MetricLines
+from raysel.runner import execute_all, previous_steps, write_record
+from raysel.store import Artifact, Store
+from raysel.sweep.against_next import with_contrasts
+from raysel.sweep.page import sweep_page
+from raysel.sweep.ranking import winners
+from raysel.sweep.records import Ranked, Sweep, TestScore, TrialRecord
+from raysel.sweep.sweep_progress import SweepProgress
+from raysel.sweep.table import LiveTrials, ranking_table
+from raysel.sweep.trials import Search, read_search, shown
+
+
+def run_sweep(experiment_file: Path, space_file: Path, overrides: Sequence[str] = ()) -> int:
+    """Run a sweep, or what is left of it. Returns the exit code, 0. `IncompleteError` where no trial finished."""
+    search = read_search(experiment_file, space_file, overrides)
+    store = Store(search.experiment.storage)
+    store.refuse_unwritable()
+    refuse_points_that_cannot_run(search, store)
+    log = local_scratch(store, search.name) / "log.txt"
+    with quiet_process(log) as console:
+        _tell_what_is_searched(search, store, console)
+        console.print(f"output of Ray, DeepSpeed and their workers: {log}", style="dim", highlight=False)
+        with remembered_interrupts():
+            sweep = _run_trials(search, store, console)
+        _write(store, search, sweep)
+        _tell_ranking(search, store, sweep, console)
+    return 0
+
+
+def refuse_points_that_cannot_run(search: Search, store: Store) -> None:
+    """What can be checked of every known point before anything runs: files, tasks, their development items."""
+    for point in search.points() or [{}]:
+        expand(search.trial(point, search.seeds[0], name="trial"), store, search.until)
+
+
+def _run_trials(search: Search, store: Store, console: Console) -> Sweep:
+    from raysel.cluster import Cluster
+    from raysel.sweep.tuning import tune_trials
+
+    with Cluster(search.experiment.cluster.address, search.experiment.cluster.num_cpus) as cluster:
+        concurrency = _concurrency(search, cluster, console)
+        devices = cluster.gpus() or cluster.cpus()
+        progress = SweepProgress(search, store, concurrency=concurrency, devices=devices)
+        with LiveTrials(console, progress.total) as live:
+            tune_trials(progress, live.show, lambda record: _ended(progress, record, live))
+        raise_if_interrupted()
+        records = [progress.ended[number] for number in sorted(progress.ended)]
+        if progress.kept:
+            console.print(f"{len(progress.kept)} trials had ended before and are kept", style="dim", highlight=False)
+        ranking = progress.ranking()
+        if not ranking:
+            reasons = "\n".join(f"  trial {of.number} ({shown(of.parameters)}): {of.reason}" for of in records[:5])
+            raise IncompleteError(f"no point of the sweep finished with every seed; trials that did not:\n{reasons}")
+        objective, trials = search.space.objective[0], {record.number: record for record in records}
+        seed = search.space.seed
+        ranking = cluster.run_task(_contrasts, store, objective, ranking, trials, seed)
+        tests = _score_winners(search, store, winners(ranking), trials, cluster, console)
+        return Sweep(
+            name=search.name,
+            experiment=str(search.experiment_file),
+            space=search.space.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            objectives=[(objective.label, objective.is_maximized) for objective in search.space.objective],
+            trials=records,
+            ranking=ranking,
+            tests=tests,
+            device_hours=round(progress.device_hours(), 4),
+            devices=f"{devices} {'GPU' if cluster.gpus() else 'CPU'}",
+            unstarted=progress.unstarted,
+        )
+
+
+def _contrasts(store: Store, objective: Any, ranking: Any, trials: Any, seed: int) -> list[Ranked]:
+    """Ray task: it reads the items of the trials' results."""
+    return with_contrasts(store, objective, ranking, trials, seed=seed)
+
+
+def _ended(progress: SweepProgress, record: TrialRecord, live: "LiveTrials") -> None:
+    if progress.search.space.tensorboard:
+        from raysel.sweep.tensorboard import write_events
+
+        labels = [objective.label for objective in progress.search.space.objective]
+        write_events(local_scratch(progress.store, progress.search.name) / "tensorboard", record, labels)
+    live.ended(record)
+
+
+def _concurrency(search: Search, cluster: Any, console: Console) -> int:
+    """How many trials run at once. `UserError` where the training workers of one find no room, with the arithmetic."""
+    settings = [search.trial(point, search.seeds[0], name="trial").training for point in search.points() or [{}]]
+    gpus, cpus = cluster.gpus(), cluster.cpus()
+    room = []
+    for workers in {training.workers or gpus or min(2, cpus) for training in settings}:
+        each = {"num_cpus": 1, "num_gpus": 1} if gpus else {"num_cpus": cluster.cpus_each(workers), "num_gpus": 0}
+        cluster.refuse_unless_placeable("training.workers", workers, **each)
+        room.append(cluster.places(**each) // workers)
+    asked = search.space.limits.concurrency
+    if asked is not None and asked > min(room):
+        console.print(
+            f"warning: limits.concurrency {asked}: {min(room)} at a time can train on this cluster; the others work at "
+            "other stages or wait",
+            style="yellow",
+            highlight=False,
+        )
+    return asked or max(1, min(room))
+
+
+def _score_winners(
+    search: Search,
+    store: Store,
+    best: Sequence[Ranked],
+    trials: dict[int, TrialRecord],
+    cluster: Any,
+    console: Console,
+) -> list[TestScore]:
+    """Run the winners on what the experiment itself is scored on: test items, which no trial has seen."""
+    evaluation = search.experiment.evaluation
+    if evaluation.tasks is None or evaluation.split != "test":
+        console.print("no test scores: the experiment evaluates no test items", style="dim", highlight=False)
+        return []
+    found: list[TestScore] = []
+    for line in best:
+        for place, number in enumerate(line.trials):
+            name = winner_name(search, line, best) + (f"-seed{trials[number].seed}" if place else "")
+            console.print(f"scoring on test items: {name} ({shown(line.parameters)})", highlight=False, markup=False)
+            data = search.trial_data(line.parameters, trials[number].seed, name=name, of_trial=False)
+            artifacts = _run(checked(data, where=name), store, cluster, console)
+            found += [_test_score(line, trials[number].seed, *of) for of in _averages(search, artifacts)]
+    return found
+
+
+def _run(experiment: Experiment, store: Store, cluster: Any, console: Console) -> dict[str, Artifact]:
+    steps = expand(experiment, store, "results")
+    decisions = decide(steps, store, previous_steps(store, experiment.name))
+    write_record(store, experiment, steps, status="unfinished", until="results")
+    artifacts = execute_all(experiment, store, decisions, console, cluster)
+    write_record(store, experiment, steps, status="finished", until="results")
+    return artifacts
+
+
+def winner_name(search: Search, line: Ranked, best: Sequence[Ranked]) -> str:
+    return f"{search.name}-best" if line is best[0] else f"{search.name}-front-{line.point}"
+
+
+def _averages(search: Search, artifacts: dict[str, Artifact]) -> list[tuple[str, Any]]:
+    """(metric, its average over languages) of the metrics that the objectives name, or of all."""
+    models = {model: artifacts[f"results_{model}"] for model in ("base", "tuned") if f"results_{model}" in artifacts}
+    rows: dict[str, dict[Any, Any]] = {}
+    for model, artifact in models.items():
+        for row in artifact.read("results").to_pylist():
+            rows.setdefault(row["metric"], {}).setdefault((row["lang"], row["task"], row["metric"]), {})[model] = row
+    items = {model: read_items(artifact) for model, artifact in models.items()}
+    named = {objective.metric for objective in search.space.objective if objective.metric is not None}
+    chosen = [metric for metric in rows if not named or {metric, metric.partition(",")[0]} & named]
+    averages = [(metric, MetricLines(metric, rows[metric], items, seed=search.space.seed)) for metric in chosen]
+    return [(metric, lines.overall()[0]) for metric, lines in averages if lines.overall()]
+
+
+def _test_score(line: Ranked, seed: int, metric: str, average: Any) -> TestScore:
+    return TestScore(line.point, seed, metric, average.tuned, average.base)
+
+
+def _write(store: Store, search: Search, sweep: Sweep) -> None:
+    """`best.yaml`, `report.html` and, last, `sweep.json` in the sweep's folder."""
+    folder, best = run_folder(search.name), sweep.ranking[0]
+    seed = next(trial.seed for trial in sweep.trials if trial.number == best.trials[0])
+    data = search.trial_data(best.parameters, seed, name=f"{search.name}-best", of_trial=False)
+    head = f"# The best point of the sweep {search.name}: {shown(best.parameters)}\n".replace("\n", " ").strip() + "\n"
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    store.write_bytes(f"{folder}/best.yaml", (head + text).encode())
+    store.write_bytes(f"{folder}/report.html", sweep_page(sweep).encode())
+    store.write_json(f"{folder}/sweep.json", asdict(sweep))
+
+
+def _tell_what_is_searched(search: Search, store: Store, console: Console) -> None:
+    space, points = search.space, search.points()
+    count = len(points) if points is not None else search.most_points
+    seeds = f" x {len(search.seeds)} seeds" if len(search.seeds) > 1 else ""
+    objectives = " and ".join(
+        f"{'most' if objective.is_maximized else 'least'} {objective.label}" for objective in space.objective
+    )
+    console.print(
+        f"raysel sweep {search.name}: {count} points{seeds} by {space.search} over {', '.join(space.parameters)}; "
+        f"wanted: {objectives}; storage {store.shown('')}",
+        markup=False,
+        highlight=False,
+    )
+    for reason in space.without_effect():
+        console.print(f"warning: setting without effect: {reason}", style="yellow", markup=False, highlight=False)
+
+
+def _tell_ranking(search: Search, store: Store, sweep: Sweep, console: Console) -> None:
+    console.print(ranking_table(sweep))
+    for record in sweep.trials:
+        if record.status == "failed":
+            line = f"trial {record.number} failed ({shown(record.parameters)}): {record.reason}"
+            console.print(line, style="yellow", markup=False, highlight=False)
+    if sweep.unstarted:
+        console.print(f"not all trials were started: {sweep.unstarted}", style="yellow", highlight=False)
+    folder = run_folder(search.name)
+    console.print(f"best: {store.shown(f'{folder}/best.yaml')}", highlight=False, markup=False)
+    console.print(f"report: {store.shown(f'{folder}/report.html')}", highlight=False, markup=False)

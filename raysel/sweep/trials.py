@@ -1,0 +1,163 @@
+"""A trial as an experiment file: the experiment with changed keys."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raysel.experiment import Experiment, ExperimentError, assign, checked, read_experiment
+from raysel.settings import counted
+from raysel.sweep.settings import Space, SpaceError, load_space
+from raysel.sweep.space import Point, distinct, drawn, grid
+
+# What a sweep decides itself.
+OWN_KEYS = ("name", "storage", "seed", "cluster", "report", "evaluation.split", "evaluation.models", "corpus.seed")
+# Drawn points that are checked before anything runs; of TPE's, which are not known yet, random ones in their place.
+CHECKED = 64
+
+
+@dataclass(frozen=True)
+class Search:
+    """An experiment file and a space file, read and checked. data: the experiment's keys, its paths absolute."""
+
+    data: dict[str, Any]
+    experiment: Experiment
+    space: Space
+    experiment_file: Path
+    space_file: Path
+    dump: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment.name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', self.space_file.stem)}"
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.space.seeds or [self.experiment.seed]
+
+    @property
+    def until(self) -> str:
+        """The stage up to which a trial runs."""
+        return "results" if any(objective.of == "results" for objective in self.space.objective) else "model"
+
+    def known(self, key: str) -> Any:
+        """What the experiment has for a key, its default included. `SpaceError` where there is no such key."""
+        inner: Any = self.dump
+        for part in key.split("."):
+            if not isinstance(inner, dict) or part not in inner:
+                raise SpaceError(
+                    f"{self.space_file}: a condition (when) asks for {key}, which is neither a parameter of the space "
+                    "nor a key of the experiment"
+                )
+            inner = inner[part]
+        return inner
+
+    def points(self) -> list[Point] | None:
+        """Every point, where they are known before anything ran; None for tpe. A point that comes twice is one."""
+        match self.space.search:
+            case "grid":
+                return grid(self.space, self.known)
+            case "random":
+                return distinct(drawn(self.space, self.known, self.most_points))
+        return None
+
+    @property
+    def most_points(self) -> int:
+        """How many points the limit on trials has room for."""
+        assert self.space.limits.trials is not None
+        return self.space.limits.trials // len(self.seeds)
+
+    def trial_data(self, point: Point, seed: int, *, name: str, of_trial: bool = True) -> dict[str, Any]:
+        """The keys of the experiment that a point and a seed make. Of a trial: scored on development items, nothing
+        but the tuned model."""
+        data = copy.deepcopy(self.data)
+        changes: dict[str, Any] = {**point, "name": name, "seed": seed}
+        if seed != self.experiment.seed:
+            # What is held out, and the small base model, are the same in every trial.
+            changes["corpus.seed"] = _given(self.experiment.corpus.seed, self.experiment.seed)
+        for key, value in changes.items():
+            self._assign(data, key, value)
+        if seed != self.experiment.seed and isinstance(data.get("model"), dict) and "base" in data["model"]:
+            base = data["model"]["base"] or {}
+            data["model"]["base"] = {**base, "seed": _given(base.get("seed"), self.experiment.seed)}
+        if of_trial and data.get("evaluation", {}).get("tasks") is not None:
+            for key, value in (("evaluation.split", "dev"), ("evaluation.models", ["tuned"])):
+                self._assign(data, key, value)
+        return data
+
+    def _assign(self, data: dict[str, Any], key: str, value: Any) -> None:
+        folder = self.space_file.parent.resolve()
+        assign(data, key.split("."), copy.deepcopy(value), folder, f"{self.space_file}: {key}")
+
+    def trial(self, point: Point, seed: int, *, name: str) -> Experiment:
+        """The experiment of one trial. Raises `SpaceError` that names the point."""
+        try:
+            return checked(self.trial_data(point, seed, name=name), where="its experiment")
+        except ExperimentError as error:
+            raise SpaceError(f"{self.space_file}: {shown(point)} cannot be tried: {error}") from None
+
+    def check(self) -> None:
+        """Every point that is known, or random ones of those that are not, makes an experiment that can be read."""
+        for key in self.space.parameters:
+            if own := [name for name in OWN_KEYS if key == name or key.startswith(f"{name}.")]:
+                why = "give seeds beside the parameters" if own == ["seed"] else "a sweep decides it itself"
+                raise SpaceError(f"{self.space_file}: parameters.{key}: {why}")
+        points = self.points()
+        for point in points if points is not None else drawn(self.space, self.known, CHECKED):
+            self.trial(point, self.seeds[0], name="trial")
+        trials = len(points) * len(self.seeds) if points is not None else 0
+        if self.space.search == "grid" and self.space.limits.trials is not None and trials > self.space.limits.trials:
+            raise SpaceError(
+                f"{self.space_file}: {len(points or [])} points x {len(self.seeds)} seeds = {trials} trials, and "
+                f"limits.trials is {self.space.limits.trials}: raise it, list fewer values, or draw (searcher random)"
+            )
+        for objective in self.space.objective:
+            if objective.of == "results" and self.experiment.evaluation.tasks is None:
+                raise SpaceError(f"{self.space_file}: objective {objective.label} needs evaluation.tasks")
+            if objective.of == "heldout_loss" or self.space.scheduler == "asha":
+                self._refuse_without_heldout()
+
+    def _refuse_without_heldout(self) -> None:
+        for value, key in (
+            (self.experiment.corpus.heldout, "corpus.heldout"),
+            (self.experiment.training.data.heldout_samples, "training.data.heldout_samples"),
+        ):
+            if not value:
+                raise SpaceError(f"{self.space_file}: the held-out loss needs {key}, and the experiment has {value}")
+
+
+def read_search(experiment_file: Path, space_file: Path, overrides: Sequence[str]) -> Search:
+    """Read and check both files. Raises `ExperimentError` or `SpaceError`."""
+    data = read_experiment(experiment_file, overrides)
+    experiment = checked(data, where=str(experiment_file))
+    space = load_space(space_file)
+    search = Search(data, experiment, space, experiment_file, space_file, experiment.model_dump(mode="json"))
+    search.check()
+    return search
+
+
+def shown(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in point.items()) or "the experiment as it is"
+
+
+def differing_settings(parameters: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What published artifacts say they were made with, where it is not what was sampled."""
+    found = []
+    for key, sampled in parameters.items():
+        parts = key.split(".")
+        for manifest in manifests:
+            inner: Any = manifest["settings"]
+            for part in parts:
+                inner = inner.get(part, _MISSING) if isinstance(inner, dict) else _MISSING
+            if inner is not _MISSING and isinstance(inner, (int, float, str, bool)) and inner != counted(sampled):
+                found.append(f"{key} was sampled as {sampled} and {manifest['stage']} was made with {inner}")
+    return found
+
+
+_MISSING = object()
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
