@@ -87,7 +87,7 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "longest_step": max((step.wall_seconds for step in steps), default=0.0),
     }
     context["sections"] = sections(findings, context)
-    html = _environment().get_template("report.html.jinja").render(context)
+    html = environment().get_template("report.html.jinja").render(context)
     return Page(html.encode(), [key for key, _ in context["sections"]])
 
 
@@ -256,9 +256,10 @@ def _at(data: Mapping[str, Any], *keys: str) -> Any:
     return found
 
 
-def _environment() -> jinja2.Environment:
+def environment(*rooms: str) -> jinja2.Environment:
+    """What the report's pages are rendered with; `rooms` are packages with templates of their own."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("raysel.report", ""),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(room, "") for room in ("raysel.report", *rooms)]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,104 @@
+"""Figures of whole trials: the held-out loss along the training, and two objectives with their Pareto front."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from raysel.report.palette import LIGHT
+from raysel.report.projection import place_labels
+from raysel.report.svg import drawing, inline, place
+from raysel.sweep.marks import MARK, axis_number, with_tooltips
+from raysel.sweep.records import Ranked, TrialRecord
+from raysel.sweep.values import Measure
+
+WIDTH, HEIGHT = 640, 380
+LEFT, TOP, RIGHT, BOTTOM = 68, 12, 18, 44
+LABEL_WIDTH, LABEL_HEIGHT = 9, 14
+COLOURS = {"finished": LIGHT["before"], "stopped": LIGHT["c1"], "failed": LIGHT["c6"]}
+BEST = LIGHT["accent"]
+
+
+def loss_curves(name: str, trials: Sequence[TrialRecord], best: set[int], tooltips: Sequence[str]) -> Markup:
+    """The held-out loss of every trial that has one, along the training; a cross ends those that were stopped or
+    failed. best: the numbers of the trials of the best point; tooltips: one for each trial."""
+    with drawing(WIDTH, HEIGHT) as figure:
+        axes = place(figure, LEFT, TOP, RIGHT, BOTTOM)
+        axes.grid(axis="y", color=LIGHT["grid"])
+        axes.set_axisbelow(True)
+        for number, trial in enumerate(trials):
+            percent, loss = zip(*sorted(trial.curve), strict=True)
+            is_best = trial.number in best
+            colour = BEST if is_best else COLOURS[trial.status]
+            axes.plot(percent, loss, "o-", color=colour, linewidth=2.4 if is_best else 1.3, markeredgewidth=0,
+                      markersize=5 if is_best else 3.5, zorder=4 if is_best else 3, gid=f"curve-{number}-")  # fmt: skip
+            if trial.status != "finished":
+                axes.plot(percent[-1:], loss[-1:], "x", color=colour, markersize=8, markeredgewidth=2, zorder=5)
+        axes.set_xlim(0, 102)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(lambda value, _: axis_number(value))
+        axes.set_xlabel("% of the steps of training")
+        axes.set_ylabel("held-out loss")
+        drawn = str(inline(figure, name, "Held-out loss of every trial along its training"))
+    for number, tooltip in enumerate(tooltips):
+        group = f'<g id="{name}-curve-{number}-">'
+        drawn = drawn.replace(group, f"{group}<title>{escape(tooltip)}</title>")
+    return Markup(drawn)
+
+
+def pareto_scatter(
+    name: str, ranking: Sequence[Ranked], measures: Sequence[Measure], tooltips: Sequence[str]
+) -> Markup:
+    """Every point by its two objectives, with intervals; those on the Pareto front joined and named by rank."""
+    across, up = measures
+    values = np.array([[one.value * of.scale for one, of in zip(r.objectives, measures, strict=True)] for r in ranking])
+    with drawing(WIDTH, HEIGHT) as figure:
+        axes = place(figure, LEFT, TOP, RIGHT, BOTTOM)
+        axes.grid(color=LIGHT["grid"], linewidth=1)
+        axes.set_axisbelow(True)
+        for ranked in ranking:
+            _bars(axes, ranked, measures)
+        front = np.array([ranked.on_front for ranked in ranking])
+        corners = values[front][np.argsort(values[front][:, 0])]
+        # The line bounds what the points dominate.
+        where = "pre" if across.is_maximized else "post"
+        axes.step(corners[:, 0], corners[:, 1], where=where, color=LIGHT["ink"], linewidth=1.2, alpha=0.5, zorder=3)
+        axes.plot(values[front][:, 0], values[front][:, 1], "o", markersize=11, markerfacecolor=LIGHT["paper"],
+                  markeredgecolor=LIGHT["ink"], markeredgewidth=1.6, zorder=4)  # fmt: skip
+        axes.plot(values[:, 0], values[:, 1], "o", color=LIGHT["accent"], markersize=6.5, markeredgewidth=0, zorder=5,
+                  gid=f"{MARK}-0")  # fmt: skip
+        axes.margins(0.09)
+        for axis, measure in ((axes.xaxis, across), (axes.yaxis, up)):
+            axis.set_major_locator(MaxNLocator(6))
+            axis.set_major_formatter(lambda value, _: axis_number(value))
+            axis.set_label_text(f"{measure.heading} ({measure.better})")
+        _ranks(axes, values, front, [ranked.rank for ranked in ranking])
+        drawn = inline(figure, name, f"{across.label} and {up.label} of every point, with the Pareto front")
+    return with_tooltips(drawn, name, [tooltips])
+
+
+def _bars(axes: Axes, ranked: Ranked, measures: Sequence[Measure]) -> None:
+    centre = [shown.value * of.scale for shown, of in zip(ranked.objectives, measures, strict=True)]
+    for side, (shown, of) in enumerate(zip(ranked.objectives, measures, strict=True)):
+        if shown.low is None or shown.high is None:
+            continue
+        ends = [shown.low * of.scale, shown.high * of.scale]
+        bar = (ends, [centre[1]] * 2) if side == 0 else ([centre[0]] * 2, ends)
+        strength = 1.0 if ranked.on_front else 0.35
+        axes.plot(*bar, color=LIGHT["pool"], linewidth=1.4, alpha=strength, zorder=2)
+
+
+def _ranks(axes: Axes, values: np.ndarray, front: np.ndarray, ranks: Sequence[int]) -> None:
+    """The ranks of the points on the front beside them, where they cover no other."""
+    size = np.array([WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM], dtype=float)
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    dots = (values - [left, low]) / [right - left, high - low] * size
+    widths = [LABEL_WIDTH * len(str(rank)) for rank in ranks]
+    width, height = float(size[0]), float(size[1])
+    order = np.flatnonzero(front).tolist()
+    for row, centre in place_labels(dots, dots, widths, LABEL_HEIGHT, (width, height), order).items():
+        axes.text(*(centre / size), str(ranks[row]), transform=axes.transAxes, ha="center", va="center", weight="bold",
+                  fontsize=12, gid=f"halo-{row}", zorder=6)  # fmt: skip
