@@ -11,8 +11,8 @@ JINJA_FILES = (".jinja", ".j2")
 
 
 class BaseModelSettings(Section):
-    """A small Llama with a byte-level BPE tokenizer, trained from nothing on the corpus. seed: of its weights and of the
-    order (left open: the experiment's)."""
+    """A small Llama with a byte-level BPE tokenizer, trained from nothing on the corpus. seed: of its weights and of
+    the order (left open: the experiment's)."""
 
     vocabulary: int = Field(4096, ge=300, le=256_000)
     width: int = Field(128, ge=16)
