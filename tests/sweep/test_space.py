@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -170,6 +170,7 @@ def test_a_condition_changes_no_other_keys_value() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False, allow_infinity=False), UNITS)
+@example(-1.7e308, 1.7e308, 0.5)  # the distance of the two is no float
 def test_a_uniform_value_is_between_the_ends(one: float, other: float, unit: float) -> None:
     assume(one != other)
     low, high = sorted([one, other])
@@ -185,6 +186,7 @@ def test_a_log_uniform_value_is_between_the_ends(one: float, other: float, unit:
 
 
 @given(st.integers(-(2**60), 2**60), st.integers(1, 2**60), UNITS)
+@example(0, 2**60, MOST)
 def test_a_whole_number_is_between_the_ends(low: int, size: int, unit: float) -> None:
     value = at(Parameter(int=(low, low + size)), [unit])
     assert type(value) is int

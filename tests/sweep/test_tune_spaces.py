@@ -110,6 +110,16 @@ def test_no_space_says_what_is_evaluated(path: Path) -> None:
     assert not any(key.startswith("evaluation.") for key in load_space(path).parameters)
 
 
+def test_the_spaces_in_the_documentation_are_spaces() -> None:
+    text = (REPOSITORY / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    spaces = [Space.model_validate(parse_yaml(block, "docs/sweeps.md")) for block in blocks]
+    assert [space.without_effect() for space in spaces] == [[], []]
+    assert spaces[0] == load_space(REPOSITORY / "tune_spaces" / "demo.yaml")
+    # The second shows every key there is.
+    assert spaces[1].model_fields_set == set(Space.model_fields)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["language_count", "language_strategy"])
 def test_the_languages_of_every_trial_can_be_chosen(name: str) -> None:
