@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -313,19 +313,22 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> str:
 
 def _nearest(keys: list[str], root: type[BaseModel]) -> str:
     model: Any = root
-    for key in keys[:-1]:
+    inner = iter(keys[:-1])
+    for key in inner:
         field = model.model_fields.get(key)
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        options = [field.annotation, *get_args(field.annotation)] if field else []
         model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if model is None:
             return ""
+        if get_origin(options[0]) in (dict, list):
+            next(inner, None)  # which of them
     prefix = "".join(f"{key}." for key in keys[:-1])
-    close = difflib.get_close_matches(keys[-1], model.model_fields, n=1, cutoff=0.5)
-    if close:
-        return f": did you mean {prefix}{close[0]}?"
-    sections = _sections_of(root)
-    elsewhere = [f"{path}.{keys[-1]}" for path, known in sections.items() if keys[-1] in known]
-    return f": did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(model.model_fields)}"
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    close = [prefix + name for name in difflib.get_close_matches(keys[-1], names, n=1, cutoff=0.5)]
+    elsewhere = [f"{path}.{keys[-1]}" for path, known in _sections_of(root).items() if keys[-1] in known]
+    # At the top a key of a section is likelier than another key that looks like it.
+    meant = close + elsewhere if prefix else elsewhere + close
+    return f": did you mean {meant[0]}?" if meant else f"; known here: {', '.join(names)}"
 
 
 def _sections_of(root: type[BaseModel]) -> dict[str, set[str]]:

@@ -2,16 +2,23 @@
 take."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from raysel.errors import UserError
-from raysel.experiment import explain, parse_yaml
+from raysel.experiment import ExperimentError, explain, parse_yaml
 from raysel.settings import Section
 
 KINDS = ("grid", "choice", "uniform", "loguniform", "integer", "simplex")
 LISTED = ("grid", "choice")
+# Keys of an experiment that are no choice of how to train: what to do instead.
+NOT_TRIED = {
+    "name": "it decides nothing that could be better or worse",
+    "seed": "write seeds: [0, 1, 2], which leaves what is held out the same",
+    "storage": "all trials share one, so that nothing is made twice",
+    "cluster": "all trials share one cluster; limits.concurrency says how many run at once",
+}
 
 
 class SpaceError(UserError):
@@ -29,14 +36,14 @@ class Parameter(Section):
     one has another, the key stays as the experiment has it.
     """
 
-    grid: list[Any] | None = None
-    choice: list[Any] | None = None
+    grid: list[JsonValue] | None = None
+    choice: list[JsonValue] | None = None
     uniform: tuple[float, float] | None = None
     loguniform: tuple[float, float] | None = None
     integer: tuple[int, int] | None = Field(None, alias="int")
     simplex: list[str] | None = None
     total: int | None = Field(None, ge=1)
-    when: dict[str, Any] = {}
+    when: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")
     def one_kind(self) -> "Parameter":
@@ -46,8 +53,9 @@ class Parameter(Section):
             raise ValueError(f"give exactly one of {shown} (found {', '.join(given) or 'none'})")
         if self.kind in LISTED and not self.values:
             raise ValueError(f"{self.kind} is empty: there is nothing to try")
-        if self.kind == "simplex" and len(set(self.simplex or [])) < 2:
-            raise ValueError("simplex needs at least two different names")
+        names = self.simplex or []
+        if self.kind == "simplex" and (len(names) < 2 or len(set(names)) < len(names)):
+            raise ValueError(f"simplex needs at least two names, each once (found {', '.join(names) or 'none'})")
         if self.total is not None and self.kind != "simplex":
             raise ValueError("total goes with simplex")
         return self
@@ -156,7 +164,7 @@ class Space(Section):
     """
 
     parameters: dict[str, Parameter] = Field(min_length=1)
-    seeds: list[int] = []
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = []
     objective: list[Objective] = Field(min_length=1, max_length=2)
     searcher: Literal["grid", "random", "tpe"] | None = None
     seed: int = Field(0, ge=0, lt=2**32)
@@ -171,6 +179,16 @@ class Space(Section):
     @classmethod
     def one_or_two(cls, given: Any) -> Any:
         return [given] if isinstance(given, dict) else given
+
+    @field_validator("parameters")
+    @classmethod
+    def keys_may_be_tried(cls, parameters: dict[str, Parameter]) -> dict[str, Parameter]:
+        for key in parameters:
+            if (instead := NOT_TRIED.get(key.partition(".")[0])) is not None:
+                raise ValueError(f"{key} cannot be tried: {instead}")
+            if inner := next((other for other in parameters if other.startswith(f"{key}.")), None):
+                raise ValueError(f"{key} holds {inner}: give values of the section or of its keys, not of both")
+        return parameters
 
     @model_validator(mode="after")
     def seeds_differ(self) -> "Space":
@@ -212,7 +230,10 @@ def load_space(path: Path) -> Space:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpaceError(f"space file {str(path)!r} cannot be read: {error}") from error
-    data = parse_yaml(text, str(path))
+    try:
+        data = parse_yaml(text, str(path))
+    except ExperimentError as error:
+        raise SpaceError(str(error)) from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise SpaceError(f"{path}: a space is a mapping with parameters and an objective, and this file holds {found}")

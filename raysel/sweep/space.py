@@ -1,5 +1,6 @@
 """The points of a space: which keys get which values. Pure: a point is a mapping of keys to values."""
 
+import copy
 import itertools
 import json
 import math
@@ -37,7 +38,8 @@ def resolve(parameters: Mapping[str, Parameter], known: Known, choose: Callable[
     point: Point = {}
     for key in ordered(parameters):
         if holds(parameters[key].when, point, known):
-            point[key] = choose(key, parameters[key])
+            # A copy: whoever changes an experiment's keys by a point must not change the space.
+            point[key] = copy.deepcopy(choose(key, parameters[key]))
     return {key: point[key] for key in parameters if key in point}
 
 
@@ -59,9 +61,12 @@ def grid(space: Space, known: Known) -> list[Point]:
         raise SpaceError(f"the grid has {size:,} combinations; {MOST_POINTS:,} are the most: searcher random or tpe")
     points = []
     for combination in itertools.product(*(space.parameters[key].values for key in keys)):
-        values = dict(zip(keys, combination, strict=True))
-        points.append(resolve(space.parameters, known, lambda key, _: values[key]))  # noqa: B023 - called here
+        points.append(_resolve_listed(space, known, dict(zip(keys, combination, strict=True))))
     return distinct(points)
+
+
+def _resolve_listed(space: Space, known: Known, values: Point) -> Point:
+    return resolve(space.parameters, known, lambda key, _: values[key])
 
 
 def drawn(space: Space, known: Known, count: int) -> list[Point]:
@@ -85,12 +90,17 @@ def at(parameter: Parameter, units: Sequence[float] | np.ndarray) -> Any:
         case "grid" | "choice":
             return parameter.values[int(unit * len(parameter.values))]
         case "uniform":
-            return low + unit * (high - low)
+            return _within(low, high, low * (1 - unit) + high * unit)
         case "loguniform":
-            return float(np.exp(np.log(low) + unit * (np.log(high) - np.log(low))))
+            return _within(low, high, math.exp(math.log(low) * (1 - unit) + math.log(high) * unit))
         case "integer":
-            return int(low) + int(unit * (high - low + 1))
+            return min(int(high), int(low) + int(unit * (high - low + 1)))
     return _on_simplex(parameter, units)
+
+
+def _within(low: float, high: float, value: float) -> float:
+    # exp(log(1e-5)) is less than 1e-5, and a key may allow no less.
+    return min(max(value, low), high)
 
 
 def _on_simplex(parameter: Parameter, units: Sequence[float] | np.ndarray) -> dict[str, Any]:
@@ -106,13 +116,20 @@ def _on_simplex(parameter: Parameter, units: Sequence[float] | np.ndarray) -> di
 
 def distinct(points: Sequence[Point]) -> list[Point]:
     """The points without those that came before."""
-    first = {json.dumps(point, sort_keys=True, default=str): point for point in reversed(points)}
-    return list(reversed(first.values()))
+    first: dict[str, Point] = {}
+    for point in points:
+        first.setdefault(_identity(point), point)
+    return list(first.values())
+
+
+def _identity(value: Any) -> str:
+    # Not `==`: of mixture.total 1 is a row, and 1.0 the whole corpus.
+    return json.dumps(value, sort_keys=True)
 
 
 def varied(points: Sequence[Point]) -> Iterator[str]:
     """The keys that do not have one value in all points."""
     keys = dict.fromkeys(key for point in points for key in point)
     for key in keys:
-        if len({json.dumps(point.get(key), sort_keys=True, default=str) for point in points}) > 1:
+        if len({_identity([key in point, point.get(key)]) for point in points}) > 1:
             yield key
