@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from raysel.progress import Progress
+from tests import last_words
 
 REPOSITORY = Path(__file__).parent.parent
 # A busy machine is no failure: no test has a deadline of its own.
@@ -22,6 +23,32 @@ hypothesis.settings.load_profile("raysel")
 # Credentials for the S3 server of the tests. Set before Ray starts: its workers inherit the environment.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "of-no-use-elsewhere")
+# How often Ray Train looks whether its workers are done: every 2 seconds by default.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# Says why where pytest ends without a summary.
+LISTENER = pytest.StashKey[subprocess.Popen[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    config = item.config
+    if LISTENER not in config.stash:
+        captured = os.dup(2)
+        with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            config.stash[LISTENER] = last_words.listen(captured)
+        os.close(captured)
+    last_words.tell(config.stash[LISTENER], item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (listener := session.config.stash.get(LISTENER, None)) is not None:
+        last_words.tell(listener, last_words.THE_END)
+        listener.communicate()
+
+
+# A machine that stalls is no failure either. Ray gives up a node that has not answered five times in a row, about a
+# minute by default, and with it everything that runs.
+PATIENCE = {"health_check_failure_threshold": 60}
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +59,14 @@ def ray_address() -> str:
     from raysel.cluster import use_private_token
 
     use_private_token()
-    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="raysel")
+    context = ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace="raysel",
+        _system_config=PATIENCE,
+    )
     address = context.address_info["gcs_address"]
     os.environ["RAY_ADDRESS"] = address
     yield address
