@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -56,17 +57,12 @@ def ray_address() -> str:
     """A local Ray with two CPUs for the whole session; RAY_ADDRESS lets child processes join it."""
     import ray
 
-    from raysel.cluster import use_private_token
+    from raysel.cluster import no_dashboard_to_find, use_private_token
 
     use_private_token()
-    context = ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace="raysel",
-        _system_config=PATIENCE,
-    )
+    local: dict[str, Any] = {"address": "local", "num_cpus": 2, "include_dashboard": False, "namespace": "raysel"}
+    with no_dashboard_to_find():
+        context = ray.init(**local, log_to_driver=False, _system_config=PATIENCE)
     address = context.address_info["gcs_address"]
     os.environ["RAY_ADDRESS"] = address
     yield address
