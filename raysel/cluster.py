@@ -35,6 +35,8 @@ CANCEL_TRIES = 30
 STALL_SECONDS = 2 * 3600.0
 HOPELESS = 12
 WORKER_DIED = "its worker process ended without a word (killed, or the machine was out of memory)"
+DASHBOARD_SETTING = "RAY_API_SERVER_ADDRESS"
+NOWHERE = "http://127.0.0.1:9"  # refused at once
 TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -68,7 +70,8 @@ class Cluster:
         else:
             use_private_token()
             # address="local": the address file of a driver that was killed would otherwise be believed.
-            ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, **quiet)
+            with no_dashboard_to_find():
+                ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, **quiet)
         self._started = True
         return self
 
@@ -244,6 +247,24 @@ def use_private_token() -> None:
     """
     if not any(os.environ.get(name) for name in TOKEN_SETTINGS):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def no_dashboard_to_find() -> Iterator[None]:
+    """What runs on a Ray that is started in the block does not look for the dashboard, which is not there.
+
+    Ray Train's actor that watches over placement groups asks for it, and asks the Ray that was started last: where that
+    one was killed, for 40 seconds at a time. The end of each training waits for that actor, 12 seconds with Ray 2.60.
+    """
+    before = os.environ.get(DASHBOARD_SETTING)
+    os.environ[DASHBOARD_SETTING] = NOWHERE
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[DASHBOARD_SETTING]
+        else:
+            os.environ[DASHBOARD_SETTING] = before
 
 
 def refuse_unless_answering(address: str) -> None:

@@ -8,12 +8,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from rich.console import Console
 
 from raysel.progress import Progress
+from tests import last_words
 
 REPOSITORY = Path(__file__).parent.parent
 # A busy machine is no failure: no test has a deadline of its own.
@@ -22,6 +24,32 @@ hypothesis.settings.load_profile("raysel")
 # Credentials for the S3 server of the tests. Set before Ray starts: its workers inherit the environment.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "of-no-use-elsewhere")
+# How often Ray Train looks whether its workers are done: every 2 seconds by default.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# Says why where pytest ends without a summary.
+LISTENER = pytest.StashKey[subprocess.Popen[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    config = item.config
+    if LISTENER not in config.stash:
+        captured = os.dup(2)
+        with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            config.stash[LISTENER] = last_words.listen(captured)
+        os.close(captured)
+    last_words.tell(config.stash[LISTENER], item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (listener := session.config.stash.get(LISTENER, None)) is not None:
+        last_words.tell(listener, last_words.THE_END)
+        listener.communicate()
+
+
+# A machine that stalls is no failure either. Ray gives up a node that has not answered five times in a row, about a
+# minute by default, and with it everything that runs.
+PATIENCE = {"health_check_failure_threshold": 60}
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +57,12 @@ def ray_address() -> str:
     """A local Ray with two CPUs for the whole session; RAY_ADDRESS lets child processes join it."""
     import ray
 
-    from raysel.cluster import use_private_token
+    from raysel.cluster import no_dashboard_to_find, use_private_token
 
     use_private_token()
-    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="raysel")
+    local: dict[str, Any] = {"address": "local", "num_cpus": 2, "include_dashboard": False, "namespace": "raysel"}
+    with no_dashboard_to_find():
+        context = ray.init(**local, log_to_driver=False, _system_config=PATIENCE)
     address = context.address_info["gcs_address"]
     os.environ["RAY_ADDRESS"] = address
     yield address

@@ -18,6 +18,7 @@ from raysel.models.loading import load_tokenizer
 from raysel.progress import Listener, Tracker
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
+from raysel.training.board import Board
 from raysel.training.loop import Outcome, Training
 from raysel.training.model_card import ModelCard, card_text
 from raysel.training.queued_tokens import trained_order
@@ -76,7 +77,7 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
     finished = _finished_earlier(run.attempt)
     if finished is None:
         job = Job(training, model, workers=choose_workers(run, training.settings.workers), **tables)
-        board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1).remote()
+        board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
         stop = threading.Event()
         with (
             run.progress.track(training.tokens.summary["steps"], "steps") as bar,
@@ -248,20 +249,6 @@ class _Notices:
         is_new = found is not None and found is not self.told
         self.told = found
         return is_new
-
-
-class _Board:
-    """Where worker 0 puts its metrics and the driver takes them from; an actor beside the workers."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def put(self, metrics: dict[str, Any]) -> None:
-        self.lines.append(metrics)
-
-    def take(self) -> list[dict[str, Any]]:
-        taken, self.lines = self.lines, []
-        return taken
 
 
 def _watch(board: Any, bar: Tracker, trackers: Trackers, listen: Listener | None, stop: threading.Event) -> None:
