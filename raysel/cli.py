@@ -74,14 +74,36 @@ def evaluate(experiment: ExperimentFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def plan(experiment: ExperimentFile, overrides: Overrides = None) -> None:
-    """What would run and why, what is reused, and the disk it takes."""
+def sweep(
+    experiment: ExperimentFile,
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="which keys are tried with which values")],
+    overrides: Overrides = None,
+) -> None:
+    """Search over the experiment with Ray Tune: every trial an experiment with changed keys, nothing made twice."""
+    from raysel.sweep.command import run_sweep
+
+    raise typer.Exit(run_sweep(experiment, space, overrides or []))
+
+
+@app.command()
+def plan(
+    experiment: ExperimentFile,
+    space: Annotated[Path | None, typer.Argument(metavar="[SPACE.yaml]", help="of a sweep over this space")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """What would run and why, what is reused, and the disk it takes; of an experiment or of a sweep over it."""
     from rich.console import Console
 
     from raysel.experiment import load_experiment
     from raysel.runner import print_plan
 
-    print_plan(load_experiment(experiment, overrides or []), Console(soft_wrap=True))
+    console = Console(soft_wrap=True)
+    if space is not None:
+        from raysel.sweep.plan import print_sweep_plan
+
+        print_sweep_plan(experiment, space, overrides or [], console)
+    else:
+        print_plan(load_experiment(experiment, overrides or []), console)
 
 
 @app.command()

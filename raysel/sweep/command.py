@@ -20,11 +20,12 @@ from raysel.report.result_lines import MetricLines
 from raysel.runner import execute_all, previous_steps, write_record
 from raysel.store import Artifact, Store
 from raysel.sweep.against_next import with_contrasts
+from raysel.sweep.live import LiveTrials
 from raysel.sweep.page import sweep_page
 from raysel.sweep.ranking import winners
 from raysel.sweep.records import Ranked, Sweep, TestScore, TrialRecord
 from raysel.sweep.sweep_progress import SweepProgress
-from raysel.sweep.table import LiveTrials, ranking_table
+from raysel.sweep.table import ranking_table
 from raysel.sweep.trials import Search, read_search, shown
 
 
@@ -59,7 +60,7 @@ def _run_trials(search: Search, store: Store, console: Console) -> Sweep:
         concurrency = _concurrency(search, cluster, console)
         devices = cluster.gpus() or cluster.cpus()
         progress = SweepProgress(search, store, concurrency=concurrency, devices=devices)
-        with LiveTrials(console, progress.total) as live:
+        with LiveTrials(console) as live:
             tune_trials(progress, live.show, lambda record: _ended(progress, record, live))
         raise_if_interrupted()
         records = [progress.ended[number] for number in sorted(progress.ended)]
@@ -92,13 +93,13 @@ def _contrasts(store: Store, objective: Any, ranking: Any, trials: Any, seed: in
     return with_contrasts(store, objective, ranking, trials, seed=seed)
 
 
-def _ended(progress: SweepProgress, record: TrialRecord, live: "LiveTrials") -> None:
+def _ended(progress: SweepProgress, record: TrialRecord, live: LiveTrials) -> None:
     if progress.search.space.tensorboard:
         from raysel.sweep.tensorboard import write_events
 
         labels = [objective.label for objective in progress.search.space.objective]
         write_events(local_scratch(progress.store, progress.search.name) / "tensorboard", record, labels)
-    live.ended(record)
+    live.ended(record, progress)
 
 
 def _concurrency(search: Search, cluster: Any, console: Console) -> int:

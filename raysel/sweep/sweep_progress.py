@@ -128,13 +128,6 @@ class SweepProgress:
         earlier = sum(record.seconds for record in self.kept) / self.concurrency
         return self.devices * (earlier + time.monotonic() - self.started) / 3600
 
-    def seconds_left(self) -> float | None:
-        """At the pace of the trials that this run has ended; None before the first."""
-        kept = {record.number for record in self.kept}
-        if not (new := [record.seconds for number, record in self.ended.items() if number not in kept]):
-            return None
-        return sum(new) / len(new) * (self.total - len(self.ended)) / self.concurrency
-
     def steps_of(self, parameters: Point, seed: int, name: str) -> list[Step]:
         """The steps of a trial."""
         return expand(self.search.trial(parameters, seed, name=name), self.store, self.search.until)

@@ -81,7 +81,8 @@ class _Suggestions(Searcher):
             return Searcher.FINISHED
         self.numbers[trial_id] = start.number
         space = sweep.search.space
-        wanted = {"parameters": start.parameters, "objectives": space.objective, "seed": space.seed}
+        objectives = [objective.model_dump() for objective in space.objective]
+        wanted = {"parameters": start.parameters, "objectives": objectives, "seed": space.seed}
         folder, until = start.folder, sweep.search.until
         return {"number": start.number, "storage": sweep.store.uri, "folder": folder, "until": until, "wanted": wanted}
 
