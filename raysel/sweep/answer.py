@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from raysel.report.formats import probability
-from raysel.sweep.records import Contrast, Ranked, Sweep
+from raysel.sweep.records import Contrast, Ranked, Status, Sweep
 from raysel.sweep.settings import Space
 from raysel.sweep.values import Measure, parameters_text, short_names
 
@@ -13,7 +13,7 @@ HOW = {
     "random": "drawn at random",
     "tpe": "proposed by TPE from what earlier points gave",
 }
-STATUSES = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
+STATUSES: dict[Status, str] = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
 NAMED = 4
 
 

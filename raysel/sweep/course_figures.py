@@ -64,8 +64,15 @@ def pareto_scatter(
         front = np.array([ranked.on_front for ranked in ranking])
         corners = values[front][np.argsort(values[front][:, 0])]
         # The line bounds what the points dominate.
-        where = "pre" if across.is_maximized else "post"
-        axes.step(corners[:, 0], corners[:, 1], where=where, color=LIGHT["ink"], linewidth=1.2, alpha=0.5, zorder=3)
+        axes.step(
+            corners[:, 0],
+            corners[:, 1],
+            where="pre" if across.is_maximized else "post",
+            color=LIGHT["ink"],
+            linewidth=1.2,
+            alpha=0.5,
+            zorder=3,
+        )
         axes.plot(values[front][:, 0], values[front][:, 1], "o", markersize=11, markerfacecolor=LIGHT["paper"],
                   markeredgecolor=LIGHT["ink"], markeredgewidth=1.6, zorder=4)  # fmt: skip
         axes.plot(values[:, 0], values[:, 1], "o", color=LIGHT["accent"], markersize=6.5, markeredgewidth=0, zorder=5,
@@ -100,5 +107,6 @@ def _ranks(axes: Axes, values: np.ndarray, front: np.ndarray, ranks: Sequence[in
     width, height = float(size[0]), float(size[1])
     order = np.flatnonzero(front).tolist()
     for row, centre in place_labels(dots, dots, widths, LABEL_HEIGHT, (width, height), order).items():
-        axes.text(*(centre / size), str(ranks[row]), transform=axes.transAxes, ha="center", va="center", weight="bold",
+        x, y = centre / size
+        axes.text(x, y, str(ranks[row]), transform=axes.transAxes, ha="center", va="center", weight="bold",
                   fontsize=12, gid=f"halo-{row}", zorder=6)  # fmt: skip

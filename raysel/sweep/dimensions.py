@@ -88,7 +88,7 @@ def _dimension(
     key: str, part: str | None, name: str, parameter: Parameter, points: Sequence[Mapping[str, Any]]
 ) -> Dimension:
     present = [key in point for point in points]
-    values = [point.get(key) for point in points]
+    values: list[Any] = [point.get(key) for point in points]
     if part is not None:
         values = [value.get(part, 0) if there else None for value, there in zip(values, present, strict=True)]
     has = {identity(value): value for value, there in zip(values, present, strict=True) if there}

@@ -70,7 +70,7 @@ def objective_axis(axes: Axes, measure: Measure, *, across: bool = False) -> Non
     axis = axes.xaxis if across else axes.yaxis
     axes.grid(axis="x" if across else "y", color=LIGHT["grid"], linewidth=1)
     axes.set_axisbelow(True)
-    axes.margins(**{"x" if across else "y": 0.06})
+    (axes.set_xmargin if across else axes.set_ymargin)(0.06)
     axis.set_major_locator(MaxNLocator(5, integer=not measure.digits))
     axis.set_major_formatter(lambda value, _: axis_number(value))
     axis.set_label_text(f"{measure.heading} ({measure.better})")

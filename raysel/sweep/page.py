@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from raysel import __version__
-from raysel.report.formats import duration
+from raysel.report.formats import decimal, duration
 from raysel.report.page import environment
 from raysel.report.palette import DARK, LIGHT, css_variables
 from raysel.report.provenance import experiment_file
@@ -181,7 +181,7 @@ def _point_tooltip(ranked: Ranked, found: Sequence[Measure], keys: Sequence[str]
 def _trial_tooltip(trial: TrialRecord, keys: Sequence[str]) -> str:
     percent, loss = max(trial.curve)
     head = f"trial {trial.number}, seed {trial.seed}: {STATUSES[trial.status]} after {duration(trial.seconds)}"
-    return "\n".join([head, parameters_text(trial.parameters, keys), f"loss {loss:.3f} at {percent}%"])
+    return "\n".join([head, parameters_text(trial.parameters, keys), f"loss {decimal(loss)} at {percent}%"])
 
 
 def _test_measures(tests: Sequence[TestScore]) -> dict[str, Measure]:

@@ -50,7 +50,7 @@ def _by_level(name: str, dimension: Dimension, marks: Sequence[Mark], measure: M
         axes = _rows(figure, names, MEANS)
         at = np.zeros(len(marks))
         for k in range(len(names)):
-            own = np.flatnonzero(group == k)
+            own = np.flatnonzero(group == k).tolist()
             at[own] = k + (np.linspace(-0.34, 0.34, len(own)) if len(own) > 1 else 0.0)
             mean = float(np.mean([marks[n].shown.value for n in own]))
             if len(own) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from raysel.report.formats import both_ends, duration, probability
+from raysel.report.formats import both_ends, decimal, duration, probability
 from raysel.sweep.answer import STATUSES, counted, verdict_word
 from raysel.sweep.records import Sweep, TrialRecord
 from raysel.sweep.settings import Space
@@ -133,7 +133,7 @@ def _values(parameters: dict[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def _trial_row(trial: TrialRecord | RunningTrial, keys: Sequence[str], status: str, reached: list[str]) -> list[str]:
-    loss = f"{trial.curve[-1][1]:.3f} at {trial.curve[-1][0]}%" if trial.curve else ""
+    loss = f"{decimal(trial.curve[-1][1])} at {trial.curve[-1][0]}%" if trial.curve else ""
     values = [escape(value) for value in _values(trial.parameters, keys)]
     return [str(trial.number), *values, str(trial.seed), status, *reached, loss, duration(trial.seconds)]
 
