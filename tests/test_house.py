@@ -50,7 +50,11 @@ def test_only_stages_and_the_cluster_import_ray() -> None:
 
 
 def test_every_other_module_imports_with_ray_blocked() -> None:
-    names = [module for module in MODULES if not may_import_ray(module) and module not in WITHOUT_A_LIBRARY | JOINS_THE_CLUSTER]
+    names = [
+        module
+        for module in MODULES
+        if not may_import_ray(module) and module not in WITHOUT_A_LIBRARY | JOINS_THE_CLUSTER
+    ]
     code = (
         "import importlib, sys\n"
         "class Blocked:\n"

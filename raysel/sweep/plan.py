@@ -82,7 +82,9 @@ def _print_totals(
 ) -> None:
     to_run = {step.address: step for step in steps if step.address not in published}
     shared = len(steps) - len({step.address for step in steps})
-    console.print(f"{len(steps)} steps, {shared} of them shared with another trial; {len(to_run)} to run", highlight=False)
+    console.print(
+        f"{len(steps)} steps, {shared} of them shared with another trial; {len(to_run)} to run", highlight=False
+    )
     unknown = sorted({step.stage for step in to_run.values() if seconds[step.stage] is None})
     hours = sum(seconds[step.stage] or 0.0 for step in to_run.values()) / 3600
     # Of the whole cluster: a stage uses all of it.
