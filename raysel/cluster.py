@@ -253,8 +253,9 @@ def use_private_token() -> None:
 def no_dashboard_to_find() -> Iterator[None]:
     """What runs on a Ray that is started in the block does not look for the dashboard, which is not there.
 
-    Ray Train's actor that watches over placement groups asks for it, and asks the Ray that was started last: where that
-    one was killed, for 40 seconds at a time. The end of each training waits for that actor, 12 seconds with Ray 2.60.
+    Ray Train's actor that watches over placement groups asks for it, and asks the Ray that `ray start` started last on
+    this machine. Where that one is gone, it waits 30 seconds, and the end of each shorter training 12 for that actor
+    (Ray 2.60).
     """
     before = os.environ.get(DASHBOARD_SETTING)
     os.environ[DASHBOARD_SETTING] = NOWHERE

@@ -23,12 +23,13 @@ ray start --head --port=6399 --num-cpus=2 --temp-dir="$SHORT" --disable-usage-st
     || cat "$WORK/head.txt"
 cd "$REPOSITORY"
 ray job submit --address http://127.0.0.1:8265 --working-dir . -- \\
-    python jobs/score.py experiments/demo.yaml --set storage="$WORK/store" --set model.base.steps=3
+    python jobs/score.py experiments/demo.yaml --set storage="$WORK/store" --set model.base=null \\
+    --set model.path="$MODEL" --set embedding.token_budget=2048
 """
 
 
 @pytest.mark.slow
-def test_a_job_runs_the_line_on_the_cluster(tmp_path: Path) -> None:
+def test_a_job_runs_the_line_on_the_cluster(tmp_path: Path, tiny_llama: Path) -> None:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a network namespace needs root and unshare")
     # A copy without what git ignores: that is what a user submits, and .venv may be large.
@@ -36,7 +37,8 @@ def test_a_job_runs_the_line_on_the_cluster(tmp_path: Path) -> None:
     work.mkdir()
     shutil.copytree(REPOSITORY, repository, ignore=shutil.ignore_patterns(".git", ".venv", "out", ".*_cache", "tests"))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "WORK": str(work), "REPOSITORY": str(repository), "PATH": path, "HOME": str(work)}
+    places = {"WORK": work, "HOME": work, "REPOSITORY": repository, "MODEL": tiny_llama, "PATH": path}
+    environment = os.environ | {name: str(place) for name, place in places.items()}
     # A private pid namespace: whatever the head node started ends with it.
     isolated = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", SCRIPT]
     # Ray puts sockets below its folder, and a socket's path has at most 107 characters.

@@ -37,6 +37,11 @@ class Terminal:
         shown = re.findall(r"([\d,]+)/[\d,]+ steps", self.output[-5000:])
         return int(shown[-1].replace(",", "")) if shown else 0
 
+    def least_steps(self, since: int = 0, until: int | None = None) -> int:
+        """The fewest steps, but none, that this part of the output (in characters) says were trained."""
+        shown = re.findall(r"([\d,]+)/[\d,]+ steps", self.output[since:until])
+        return min((steps for steps in (int(found.replace(",", "")) for found in shown) if steps), default=0)
+
     def wait(self) -> int:
         code = self.driver.wait()
         self.reader.join(5)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -22,10 +21,11 @@ from raysel.store import Artifact, Store
 from tests.conftest import REPOSITORY
 from tests.training.runs import log_of, write_corpus
 from tests.training.terminal import Terminal, training_workers, whole_checkpoints
+from tests.training.three_nodes import CHECKPOINT_STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-STEPS, CHECKPOINT_STEPS = 360, 100
+STEPS = 600
 
 
 def model_of(experiment: Path, *overrides: str) -> Artifact:
@@ -52,7 +52,7 @@ def prepared(ray_address: str, tiny_llama: Path, tmp_path_factory: pytest.TempPa
         "preselect": {"rho": 1.0},
         "selection": {"method": "random"},
         "training": {
-            "data": {"max_tokens": 128, "batch_samples": 5, "epochs": 30},
+            "data": {"max_tokens": 128, "batch_samples": 5, "epochs": 50},
             "method": "full",
             "learning_rate": 1e-3,
             "workers": 2,
@@ -87,59 +87,54 @@ def without_ray() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
-@pytest.mark.parametrize(("seed", "with_its_ray"), [(0, False), (1, True)])
-def test_a_killed_driver(prepared: Path, experiment: Path, seed: int, with_its_ray: bool) -> None:
-    """Alone, or with all that it started, as when its machine goes."""
-    draw = random.Random(seed)
-    drawn = CHECKPOINT_STEPS * draw.choice([1, 2]) + draw.randrange(10, 40)
-    store = experiment.parent / "store"
-    first = Terminal(experiment, environment=without_ray())
-    # Steps are shown late: by then another checkpoint may be there.
-    while first.steps() < drawn or first.steps() <= whole_checkpoints(store)[-1]:
-        assert first.driver.poll() is None, first.output
-        time.sleep(0.05)
-    trained, kept = first.steps(), whole_checkpoints(store)[-1]
-    started, workers = psutil.Process(first.driver.pid).children(recursive=True), training_workers(first.driver.pid)
-    first.driver.kill()
-    for process in started if with_its_ray else []:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    first.wait()
-    assert len(workers) == 2
-    assert 0 < kept < trained, f"nothing was lost: killed after step {trained} (drawn: {drawn}), checkpoint of {kept}"
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    assert not alive
-    kept_at_last = whole_checkpoints(store)[-1]
-    second = Terminal(experiment, environment=without_ray())
-    assert second.wait() == 0, second.output
-    assert assert_undisturbed(experiment, prepared).summary["resumed_from"] == kept_at_last
+def test_a_killed_driver(prepared: Path, experiment: Path) -> None:
+    """Killed twice: alone, and with all that it started, as when its machine goes."""
+    draw, store, left = random.Random(0), experiment.parent / "store", []
+    kept = 0
+    for checkpoints, with_its_ray in ((1, False), (2, True)):
+        drawn = CHECKPOINT_STEPS * checkpoints + draw.randrange(10, 40)
+        shown = Terminal(experiment, environment=without_ray())
+        # Steps are shown late: by then another checkpoint may be there.
+        while shown.steps() < drawn or shown.steps() <= whole_checkpoints(store)[-1]:
+            assert shown.driver.poll() is None, shown.output
+            time.sleep(0.05)
+        assert shown.least_steps() > kept, "it began anew"
+        trained, kept = shown.steps(), whole_checkpoints(store)[-1]
+        pid = shown.driver.pid
+        started, workers = psutil.Process(pid).children(recursive=True), training_workers(pid)
+        shown.driver.kill()
+        for process in started if with_its_ray else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        shown.wait()
+        assert len(workers) == 2
+        assert 0 < kept < trained, f"nothing was lost: killed after {trained} (drawn: {drawn}), checkpoint of {kept}"
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive
+        left += started
+        kept = whole_checkpoints(store)[-1]
+    last = Terminal(experiment, environment=without_ray())
+    assert last.wait() == 0, last.output
+    assert assert_undisturbed(experiment, prepared).summary["resumed_from"] == kept
     # The last of Ray's own processes look for their node once a minute.
-    _, alive = psutil.wait_procs(started, timeout=180)
+    _, alive = psutil.wait_procs(left, timeout=180)
     assert not alive
 
 
-def lose_a_node(experiment: Path, seed: int, loss: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    """How far the run had come when the node went, and what the command showed; it ended with `code`."""
-    command = [sys.executable, "-m", "tests.training.three_nodes", str(experiment), str(seed), loss]
+def test_lost_nodes(prepared: Path, experiment: Path) -> None:
+    command = [sys.executable, "-m", "tests.training.three_nodes", str(experiment), "0"]
     done = subprocess.run(command, cwd=REPOSITORY, env=without_ray(), capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    lost = json.loads(done.stdout.splitlines()[-1])
-    assert lost["workers"] == 1
-    assert lost["trained"] > lost["checkpoints"][-1], f"nothing was lost: {lost}"
-    return lost, done.stdout
-
-
-@pytest.mark.parametrize(("seed", "loss"), [(0, "kill"), (1, "drain")])
-def test_a_lost_node(prepared: Path, experiment: Path, seed: int, loss: str) -> None:
-    lost, _ = lose_a_node(experiment, seed, loss)
-    if loss == "drain":
-        # One for the notice; no setting asks for any.
-        assert len(lost["checkpoints"]) == 1
-    assert assert_undisturbed(experiment, prepared).summary["resumed_from"] == lost["checkpoints"][-1]
-
-
-def test_a_node_lost_for_good(experiment: Path) -> None:
-    _, shown = lose_a_node(experiment, 2, "kill-for-good", code=1)
-    assert "raysel: training waited 6 times for room for 2 workers x 1 CPU and found none" in shown
-    assert "The same command goes on from the newest checkpoint" in shown
-    assert "Traceback" not in shown
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "raysel: training waited 6 times for room for 2 workers x 1 CPU and found none" in done.stdout
+    assert "The same command goes on from the newest checkpoint" in done.stdout
+    assert "Traceback" not in done.stdout
+    drained, killed, killed_for_good = json.loads(done.stdout.splitlines()[-1])
+    for lost in (drained, killed, killed_for_good):
+        assert lost["workers"] == 1
+        assert lost["trained"] > lost["kept"], f"nothing was lost: {lost}"
+    # For the notice, when no setting asks for a checkpoint.
+    assert 0 < drained["kept"] < CHECKPOINT_STEPS
+    for lost in (drained, killed):
+        assert lost["after"] > lost["kept"], f"it began anew: {lost}"
+    run_experiment(load_experiment(experiment), until="model")
+    assert assert_undisturbed(experiment, prepared).summary["resumed_from"] == killed_for_good["kept"]

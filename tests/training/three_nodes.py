@@ -1,10 +1,11 @@
-"""`python -m tests.training.three_nodes EXPERIMENT SEED LOSS`: training on three nodes, one of which is lost.
+"""`python -m tests.training.three_nodes EXPERIMENT SEED`: training on three nodes, which are lost one after another.
 
-LOSS is `kill` (without a word, some steps after a checkpoint), `kill-for-good` (where the other nodes have no room for
-what ran on it) or `drain` (announced, then killed; no checkpoint is scheduled). The last line, in JSON, says how far
-the run had come when the node went.
+The first is lost announced, before any checkpoint is scheduled, the second without a word, some steps after a
+checkpoint, the third as well, and for good: what is left has no room for what ran on it. The last line, in JSON, says
+of each loss how far the run had come.
 """
 
+import itertools
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 from raysel.cluster import use_private_token
 from tests.training.terminal import Terminal, training_workers, whole_checkpoints
 
+CHECKPOINT_STEPS = 150
 DEADLINE_SECONDS = 600
 
 
@@ -39,41 +41,65 @@ def drain(node: Any, address: str) -> None:
     assert accepted, why_not
 
 
-def main(experiment: Path, seed: int, loss: str) -> int:
-    draw, store = random.Random(seed), experiment.parent / "store"
-    use_private_token()
-    head = {"num_cpus": 0 if loss == "kill-for-good" else 1, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    others = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    # How often Ray Train looks for announced losses, and how long it waits for room: 5 and 60 seconds by default.
-    intervals = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
-    environment = {**os.environ, **intervals, "RAY_ADDRESS": cluster.address}
-    never = ["training.checkpoint_steps=1000000"] if loss == "drain" else []
-    shown = Terminal(experiment, *never, environment=environment)
+class Losses:
+    """The run, and the nodes besides the head: what loses them."""
 
-    def wait_for(condition: Callable[[], bool]) -> None:
+    def __init__(self, experiment: Path, cluster: Cluster, draw: random.Random) -> None:
+        self.cluster, self.draw, self.store = cluster, draw, experiment.parent / "store"
+        self.others = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        # Ray Train looks for announced losses every 5 seconds and waits for room 60, by default.
+        intervals = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
+        environment = {**os.environ, **intervals, "RAY_ADDRESS": cluster.address}
+        self.shown = Terminal(experiment, "training.max_failures=5", environment=environment)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            assert shown.driver.poll() is None, shown.output
+            assert self.shown.driver.poll() is None, self.shown.output
             time.sleep(0.05)
 
-    # Well after a checkpoint and well before the next: steps are shown late, and a node takes a moment to kill.
-    wanted = draw.randrange(20, 80) if loss == "drain" else draw.choice([100, 200]) + draw.randrange(10, 40)
-    wait_for(lambda: shown.steps() >= wanted)
-    # The head may have one of the two workers.
-    victim = draw.choice([node for node in others if workers_on(node)])
-    if loss == "drain":
-        assert not whole_checkpoints(store)
-        drain(victim, cluster.address)
-        wait_for(lambda: bool(whole_checkpoints(store)))
-    wait_for(lambda: shown.steps() > whole_checkpoints(store)[-1] + 10)
-    trained, workers = shown.steps(), workers_on(victim)
-    cluster.remove_node(victim, allow_graceful=False)
-    kept = whole_checkpoints(store)
-    code = shown.wait()
-    print(shown.output)
-    print(json.dumps({"drawn": wanted, "workers": len(workers), "trained": trained, "checkpoints": kept}))
+    def newest(self) -> int:
+        """After how many steps the newest whole checkpoint is; 0 where there is none."""
+        return max(whole_checkpoints(self.store), default=0)
+
+    def lose(self, after: int, *, announced: bool = False) -> dict[str, int]:
+        """Lose a node with a worker on it, at least so many steps after the next checkpoint, announced before any.
+
+        Steps are shown late, and a node takes a moment to kill: the checkpoint after that one is far away.
+        """
+        before = self.newest()
+        assert announced == (before == 0)
+        self.wait_for(lambda: announced or self.newest() > before)
+        self.wait_for(lambda: self.shown.steps() >= self.newest() + after)
+        # The head may have one of the two workers.
+        victim = self.draw.choice([node for node in self.others if workers_on(node)])
+        if announced:
+            assert self.newest() == 0
+            drain(victim, self.cluster.address)
+            self.wait_for(lambda: self.newest() > 0)
+            self.wait_for(lambda: self.shown.steps() > self.newest() + 10)
+        trained, workers = self.shown.steps(), len(workers_on(victim))
+        self.cluster.remove_node(victim, allow_graceful=False)
+        self.others.remove(victim)
+        return {"workers": workers, "trained": trained, "kept": self.newest(), "since": len(self.shown.output)}
+
+
+def main(experiment: Path, seed: int) -> int:
+    draw = random.Random(seed)
+    use_private_token()
+    # Ray gives up a node that does not answer five times in a row, every 3 seconds by default.
+    config = {"health_check_period_ms": 500}
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": config}
+    run = Losses(experiment, Cluster(initialize_head=True, head_node_args=head), draw)
+    lost = [run.lose(draw.randrange(1, 30), announced=True)]
+    run.others.append(run.cluster.add_node(num_cpus=1))
+    lost += [run.lose(draw.randrange(10, 40)) for _ in range(2)]
+    code = run.shown.wait()
+    for loss, following in itertools.pairwise([*lost, {"since": None}]):
+        loss["after"] = run.shown.least_steps(loss["since"], following["since"])
+    print(run.shown.output)
+    print(json.dumps(lost))
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
