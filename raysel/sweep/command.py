@@ -202,8 +202,12 @@ def _tell_what_is_searched(search: Search, store: Store, console: Console) -> No
         markup=False,
         highlight=False,
     )
-    for reason in space.without_effect():
-        console.print(f"warning: setting without effect: {reason}", style="yellow", markup=False, highlight=False)
+    idle = [f"setting without effect: {reason}" for reason in space.without_effect()]
+    experiments = [search.trial(point, search.seeds[0], name="trial") for point in points or []]
+    # What is idle in some points alone is what conditions are for.
+    in_all = set.intersection(*(set(one.warnings()) for one in experiments)) if experiments else set()
+    for warning in [*idle, *sorted(in_all)]:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 
 
 def _tell_ranking(search: Search, store: Store, sweep: Sweep, console: Console) -> None:

@@ -79,7 +79,7 @@ def test_heldout_loss_is_that_of_the_exported_weights() -> None:
 
 
 def test_seeds_and_items_add_up() -> None:
-    """Values with a seed's part and an item's part: the interval over both covers the truth, one over items does not."""
+    """Values with a seed's part and an item's part: the interval over both covers the truth, that of items not."""
     generator = np.random.default_rng(0)
     covered = by_items_alone = 0
     rounds = 400
