@@ -56,6 +56,7 @@ def tune_trials(
                 name="tune",
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=space.retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[_Watching(sweep, scheduler, show)],
                 verbose=0,
             ),
@@ -64,7 +65,14 @@ def tune_trials(
         free_orphaned_groups()
 
 
-class _Suggestions(Searcher):
+class _NotPickled:
+    """Tune pickles whatever it is given into its own record, terminals and all; nobody reads it again."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Suggestions(_NotPickled, Searcher):
     """Gives Tune one trial after another, and takes down how each ended."""
 
     def __init__(self, sweep: SweepProgress, tell: Callable[[TrialRecord], None]) -> None:
@@ -111,7 +119,7 @@ class _Suggestions(Searcher):
         """Tune asks for it now and then; what is to be kept is in the trials' files already."""
 
 
-class _Watching(tune.Callback):
+class _Watching(_NotPickled, tune.Callback):
     """Looks after a sweep about once a second, and tells a new scheduler of the trials that earlier runs ended."""
 
     def __init__(self, sweep: SweepProgress, scheduler: TrialScheduler, show: Callable[[SweepProgress], None]) -> None:
