@@ -38,18 +38,22 @@ def write_corpus(path: Path, rows: int) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-@pytest.fixture
-def experiment(tmp_path: Path, tiny_llama: Path) -> Path:
-    """192 rows in six shards."""
-    write_corpus(tmp_path / "corpus.jsonl", ROWS)
+def write_experiment(folder: Path, model: Path, rows: int = ROWS, shard_rows: int = 32) -> Path:
+    write_corpus(folder / "corpus.jsonl", rows)
     content = {
         "storage": "store",
         "corpus": {"path": "corpus.jsonl", "heldout": 0},
-        "model": {"path": str(tiny_llama)},
-        "embedding": {"shard_rows": 32, "token_budget": 512, "max_tokens": 400},
+        "model": {"path": str(model)},
+        "embedding": {"shard_rows": shard_rows, "token_budget": 512, "max_tokens": 400},
     }
-    (tmp_path / "e.yaml").write_text(yaml.safe_dump(content))
-    return tmp_path / "e.yaml"
+    (folder / "e.yaml").write_text(yaml.safe_dump(content))
+    return folder / "e.yaml"
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, tiny_llama: Path) -> Path:
+    """192 rows in six shards."""
+    return write_experiment(tmp_path, tiny_llama)
 
 
 def vectors_of(experiment: Path, *overrides: str) -> Artifact:
@@ -220,17 +224,20 @@ def same_bits(found: Artifact, expected: Artifact) -> bool:
     return rows[0] == rows[1]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(ray_address: str, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The vectors of 6,000 rows in 375 shards: time enough for a kill."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return run_to_vectors(write_experiment(folder, tiny_llama, rows=1500, shard_rows=16))
+
+
 @pytest.fixture
-def long_experiment(experiment: Path) -> Path:
-    """6,000 rows in 375 shards: time enough for a kill."""
-    write_corpus(experiment.parent / "corpus.jsonl", 1500)
-    experiment.write_text(experiment.read_text().replace("shard_rows: 32", "shard_rows: 16"))
-    return experiment
+def long_experiment(tmp_path: Path, tiny_llama: Path) -> Path:
+    return write_experiment(tmp_path, tiny_llama, rows=1500, shard_rows=16)
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_the_middle_of_its_shard(ray_address: str, long_experiment: Path) -> None:
-    expected = run_to_vectors(long_experiment, f"storage={long_experiment.parent}/undisturbed")
+def test_a_worker_killed_in_the_middle_of_its_shard(undisturbed: Artifact, long_experiment: Path) -> None:
     command = [sys.executable, "-m", "raysel.cli", "run", str(long_experiment), "--until", "vectors"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -243,7 +250,7 @@ def test_a_worker_killed_in_the_middle_of_its_shard(ray_address: str, long_exper
     assert len(list(shards.rglob("*.parquet.done"))) < 375, "everything was done before the kill"
     _, errors = driver.communicate()
     assert driver.returncode == 0, errors
-    assert same_bits(vectors_of(long_experiment), expected)
+    assert same_bits(vectors_of(long_experiment), undisturbed)
 
 
 THREE_NODES = """
@@ -253,7 +260,9 @@ import ray
 from raysel.cluster import use_private_token
 from ray.cluster_utils import Cluster
 use_private_token()
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+# A node that does not answer five times in a row is given up: every half a second instead of every 3.
+config = {"health_check_period_ms": 500}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": config})
 victim = cluster.add_node(num_cpus=2)
 experiment, shards = Path(sys.argv[1]), Path(sys.argv[2])
 command = [sys.executable, "-m", "raysel.cli", "run", str(experiment), "--until", "vectors"]
@@ -273,8 +282,7 @@ sys.exit(driver.wait())
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_node_killed_while_its_actors_work(ray_address: str, long_experiment: Path) -> None:
-    expected = run_to_vectors(long_experiment, f"storage={long_experiment.parent}/undisturbed")
+def test_a_node_killed_while_its_actors_work(undisturbed: Artifact, long_experiment: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         [sys.executable, "-c", THREE_NODES, str(long_experiment), str(long_experiment.parent / "store" / "vectors")],
@@ -282,4 +290,4 @@ def test_a_node_killed_while_its_actors_work(ray_address: str, long_experiment: 
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed with" in done.stdout
-    assert same_bits(vectors_of(long_experiment), expected)
+    assert same_bits(vectors_of(long_experiment), undisturbed)

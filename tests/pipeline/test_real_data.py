@@ -44,6 +44,7 @@ def test_the_real_experiment_file_runs_to_its_report(ray_address: str, shared_da
         f"evaluation.tasks={shared_data / 'eval' / 'lm_eval_tasks'}",
         "evaluation.include=[local_xcopa_sw, local_sib200_tha_Thai]",
         "evaluation.limit=10",
+        "embedding.token_budget=8192",
         "model.base.steps=10",
         "mixture.total=64",
         "preselect.rho=0.5",

@@ -1,9 +1,11 @@
 """The whole line for real, from the demo's corpus to its report: run, run again, changed, killed in every stage."""
 
 import hashlib
+import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,20 +34,27 @@ SMALL = {
 }
 
 
-@pytest.fixture
-def experiment(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's experiment on three languages, with a smaller model."""
-    (tmp_path / "corpus").mkdir()
+    folder = tmp_path_factory.mktemp("line")
+    (folder / "corpus").mkdir()
     for lang in ("en", "sw", "th"):
         source = REPOSITORY / "raysel" / "demo" / "corpus" / f"{lang}.jsonl"
-        (tmp_path / "corpus" / source.name).write_bytes(source.read_bytes())
+        (folder / "corpus" / source.name).write_bytes(source.read_bytes())
     content = yaml.safe_load((REPOSITORY / "experiments" / "demo.yaml").read_text(encoding="utf-8"))
     content["storage"] = "store"
     content["corpus"]["path"] = "corpus"
     content["evaluation"]["tasks"] = str(REPOSITORY / "raysel" / "demo" / "eval")
-    path = tmp_path / "e.yaml"
+    path = folder / "e.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+@pytest.fixture(scope="module")
+def shown(ray_address: str, experiment: Path) -> str:
+    """What the first run, an undisturbed one, says."""
+    return run(experiment)
 
 
 def command(experiment: Path, *overrides: str) -> list[str]:
@@ -71,11 +80,10 @@ def finished_stages(store: Store) -> Counter:
     return Counter(event["step"] for event in store.events() if event["event"] == "end")
 
 
-def test_run_again_and_changed(ray_address: str, experiment: Path) -> None:
+def test_run_again_and_changed(shown: str, experiment: Path) -> None:
     store = Store(str(experiment.parent / "store"))
-    out = run(experiment)
     report = experiment.parent / "store" / "runs" / "demo" / "report.html"
-    assert out.splitlines()[-1] == f"report: {report}"
+    assert shown.splitlines()[-1] == f"report: {report}"
     assert report.stat().st_size > 10_000
     first = finished_stages(store)
     assert set(first.values()) == {1}
@@ -112,31 +120,32 @@ def check_model_card(made: dict[str, Artifact]) -> None:
         assert f" | {setting} | " in card
 
 
-def test_killed_in_every_later_stage_it_gives_the_same_results(ray_address: str, experiment: Path) -> None:
-    undisturbed = f"storage={experiment.parent}/undisturbed"
-    run(experiment, undisturbed)
-    store = Store(str(experiment.parent / "store"))
-    rng = random.Random(0)
-    for step in ("base_model", "tokens", "model", "results_base", "results_tuned", "report"):
-        driver = subprocess.Popen(command(experiment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_killed_in_every_later_stage_it_gives_the_same_results(shown: str, experiment: Path) -> None:
+    """The earlier ones are there; the tests of training kill it in the stage between, `model`."""
+    undisturbed, root = experiment.parent / "store", experiment.parent / "killed"
+    later = {"base_model", "tokens", "model", "results", "cells", "report", "runs", "events"}
+    shutil.copytree(undisturbed, root, ignore=lambda folder, names: later if folder == str(undisturbed) else ())
+    killed, store, rng = f"storage={root}", Store(str(root)), random.Random(0)
+    for step in ("base_model", "tokens", "results_tuned", "report"):
+        driver = subprocess.Popen(command(experiment, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while driver.poll() is None and not any(event["step"] == step for event in store.events()):
             time.sleep(0.02)
-        time.sleep(rng.uniform(0.0, 8.0) if "model" in step else rng.uniform(0.0, 2.0))
+        time.sleep(rng.uniform(0.0, 8.0) if step == "base_model" else rng.uniform(0.0, 2.0))
         if driver.poll() is None:
             os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-    run(experiment)
-    assert set(finished_stages(store).values()) == {1}
-    killed, whole = artifacts(experiment), artifacts(experiment, undisturbed)
+    run(experiment, killed)
+    ended = finished_stages(store)
+    assert set(ended) == {"base_model", "tokens", "model", "results_base", "results_tuned", "report"}
+    assert set(ended.values()) == {1}
+    found, expected = artifacts(experiment, killed), artifacts(experiment)
     for name in ("results_base", "results_tuned"):
-        assert killed[name].read("results").equals(whole[name].read("results"))
+        assert found[name].read("results").equals(expected[name].read("results"))
     for name in ("base_model", "model"):
-        assert losses(killed[name]) == pytest.approx(losses(whole[name]), abs=1e-6)
+        assert losses(found[name]) == pytest.approx(losses(expected[name]), abs=1e-6)
 
 
 def losses(artifact: Artifact) -> list[float]:
-    import json
-
     (record,) = artifact.shards("log")
     lines = artifact.store.read_bytes(f"{artifact.address}/{record.path}").splitlines()
     return [json.loads(line)["loss"] for line in lines]

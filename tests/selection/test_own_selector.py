@@ -28,6 +28,7 @@ def test_the_documented_selector_runs(tmp_path: Path, tiny_llama: Path, monkeypa
         "storage": "store",
         "corpus": {"path": str(REPOSITORY / "raysel" / "demo" / "corpus")},
         "model": {"path": str(tiny_llama)},
+        "embedding": {"token_budget": 2048},
         "mixture": {"quota": "even", "total": 60},
     }
     experiment.write_text(yaml.safe_dump(content) + settings, encoding="utf-8")
