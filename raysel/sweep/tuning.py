@@ -89,7 +89,7 @@ class _Suggestions(_NotPickled, Searcher):
             return Searcher.FINISHED
         self.numbers[trial_id] = start.number
         space = sweep.search.space
-        objectives = [objective.model_dump() for objective in space.objective]
+        objectives = [objective.model_dump(exclude_unset=True) for objective in space.objective]
         wanted = {"parameters": start.parameters, "objectives": objectives, "seed": space.seed}
         folder, until = start.folder, sweep.search.until
         return {"number": start.number, "storage": sweep.store.uri, "folder": folder, "until": until, "wanted": wanted}
