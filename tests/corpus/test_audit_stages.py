@@ -223,7 +223,7 @@ def test_samples_with_an_items_text_are_found_and_named(
     assert 0 < by_id["~half"]["score"] < 0.5
     assert {row["score"] for row in found if row["id"] not in ("~half", "~held out")} == {1.0}
     assert "item 9 of task choice_en" in by_id["~half"]["detail"]
-    assert done.summary["items"] == 30
+    assert done.summary["items"] == 30 + 15  # of the test and of the development split
     assert f"{len(found)} of " in done.summary["warnings"][0]
 
 
