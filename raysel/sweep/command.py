@@ -57,7 +57,7 @@ def _run_trials(search: Search, store: Store, console: Console) -> Sweep:
     from raysel.sweep.tuning import tune_trials
 
     with Cluster(search.experiment.cluster.address, search.experiment.cluster.num_cpus) as cluster:
-        concurrency = _concurrency(search, cluster, console)
+        concurrency = concurrency_of(search, cluster, console)
         devices = cluster.gpus() or cluster.cpus()
         progress = SweepProgress(search, store, concurrency=concurrency, devices=devices)
         with LiveTrials(console) as live:
@@ -102,7 +102,7 @@ def _ended(progress: SweepProgress, record: TrialRecord, live: LiveTrials) -> No
     live.ended(record, progress)
 
 
-def _concurrency(search: Search, cluster: Any, console: Console) -> int:
+def concurrency_of(search: Search, cluster: Any, console: Console) -> int:
     """How many trials run at once. `UserError` where the training workers of one find no room, with the arithmetic."""
     settings = [search.trial(point, search.seeds[0], name="trial").training for point in search.points() or [{}]]
     gpus, cpus = cluster.gpus(), cluster.cpus()
@@ -132,8 +132,9 @@ def _score_winners(
 ) -> list[TestScore]:
     """Run the winners on what the experiment itself is scored on: test items, which no trial has seen."""
     evaluation = search.experiment.evaluation
-    if evaluation.tasks is None or evaluation.split != "test":
-        console.print("no test scores: the experiment evaluates no test items", style="dim", highlight=False)
+    if evaluation.tasks is None or evaluation.split != "test" or "tuned" not in evaluation.models:
+        why = "the experiment scores no tuned model on test items (evaluation.tasks, split, models)"
+        console.print(f"no test scores: {why}", style="dim", highlight=False)
         return []
     found: list[TestScore] = []
     for line in best:
