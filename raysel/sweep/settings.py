@@ -159,8 +159,8 @@ class Space(Section):
     searcher: grid (every combination of grids and choices), random, or tpe (Optuna's tree-structured Parzen estimator:
     it learns from the points that are done); left open, grid where every parameter is listed, else random. Point k of
     tpe knows the points up to k - ahead - 1, however many run at once: so one seed gives one search.
-    scheduler: asha stops trials early. tensorboard: Tune's event files, below the sweep's folder. retries: how often a
-    trial whose process or node was lost is started again.
+    seed: of what is drawn, and of the intervals. scheduler: asha stops trials early. tensorboard: event files of every
+    trial, below the sweep's folder. retries: how often a trial whose process or node was lost is started again.
     """
 
     parameters: dict[str, Parameter] = Field(min_length=1)
@@ -219,8 +219,6 @@ class Space(Section):
             idle.append(f"ahead: the searcher is {self.search}")
         if "asha" in self.model_fields_set and self.scheduler != "asha":
             idle.append("asha: the scheduler is none")
-        if "seed" in self.model_fields_set and self.search == "grid":
-            idle.append("seed: the searcher is grid")
         return idle
 
 

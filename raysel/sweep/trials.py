@@ -12,8 +12,8 @@ from raysel.settings import counted
 from raysel.sweep.settings import Space, SpaceError, load_space
 from raysel.sweep.space import Point, distinct, drawn, grid
 
-# What a sweep decides itself.
-OWN_KEYS = ("name", "storage", "seed", "cluster", "report", "evaluation.split", "evaluation.models", "corpus.seed")
+# What a sweep decides itself, beside what `Space` refuses.
+OWN_KEYS = ("evaluation.split", "evaluation.models", "corpus.seed", "model.base.seed")
 # Drawn points that are checked before anything runs; of TPE's, which are not known yet, random ones in their place.
 CHECKED = 64
 
@@ -101,9 +101,8 @@ class Search:
     def check(self) -> None:
         """Every point that is known, or random ones of those that are not, makes an experiment that can be read."""
         for key in self.space.parameters:
-            if own := [name for name in OWN_KEYS if key == name or key.startswith(f"{name}.")]:
-                why = "give seeds beside the parameters" if own == ["seed"] else "a sweep decides it itself"
-                raise SpaceError(f"{self.space_file}: parameters.{key}: {why}")
+            if key in OWN_KEYS:
+                raise SpaceError(f"{self.space_file}: parameters.{key}: a sweep decides it itself")
         points = self.points()
         for point in points if points is not None else drawn(self.space, self.known, CHECKED):
             self.trial(point, self.seeds[0], name="trial")

@@ -23,9 +23,7 @@ def search(folder: Path, workers: int | None, limits: dict[str, Any]) -> Search:
 
 
 def test_what_can_never_be_scheduled_is_refused_with_the_arithmetic(cluster: Any, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"training\.workers asks for 3 workers x 1 CPU = 3 CPU; the cluster"
-    ):
+    with pytest.raises(UserError, match=r"training\.workers asks for 3 workers x 1 CPU = 3 CPU; the cluster"):
         concurrency_of(search(tmp_path, 3, {}), cluster, Console(quiet=True))
 
 
