@@ -8,7 +8,7 @@ import pytest
 
 from raysel.decisions import decide
 from raysel.errors import UserError
-from raysel.experiment import ExperimentError, experiment_from
+from raysel.experiment import ExperimentError, checked, resolve_paths
 from raysel.pipeline import expand
 from raysel.steps import Step
 from raysel.store import Store
@@ -29,7 +29,9 @@ class Steps:
             "mixture": {"quota": "proportional", "total": 30},
             "selection": selection,
         }
-        experiment = experiment_from(given | sections, self.folder, [], where="test")
+        data = given | sections
+        resolve_paths(data, self.folder)
+        experiment = checked(data, where="test")
         return {step.name: step for step in expand(experiment, Store(experiment.storage))}
 
 
