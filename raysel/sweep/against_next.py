@@ -28,12 +28,14 @@ def with_contrasts(
 
 def _contrast(
     store: Store, objective: Objective, one: Ranked, other: Ranked, trials: Mapping[int, TrialRecord], *, seed: int
-) -> Contrast:
+) -> Contrast | None:
+    """None where they have no result in common."""
     of = [[trials[number] for number in line.trials] for line in (one, other)]
     if objective.of != "results":
         return contrast_of_values(*([trial.objectives[0].value for trial in line] for line in of))
     first, second = ([_results(store, objective, trial) for trial in line] for line in of)
-    return contrast_of_results(first, second, seed=seed)
+    in_common = all(one_of[0].keys() & other_of[0].keys() for one_of, other_of in zip(first, second, strict=True))
+    return contrast_of_results(first, second, seed=seed) if in_common else None
 
 
 def _results(store: Store, objective: Objective, trial: TrialRecord) -> tuple[Rows, Mapping[Key, ItemValues]]:

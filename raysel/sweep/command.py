@@ -1,7 +1,8 @@
 """`raysel sweep`: runs the trials, ranks them, scores the winners on test items and writes down what came out."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from raysel.decisions import decide
 from raysel.errors import IncompleteError
+from raysel.evaluation.tasks import load_tasks
 from raysel.execution import local_scratch, run_folder
 from raysel.experiment import Experiment, checked
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
@@ -24,6 +26,7 @@ from raysel.sweep.live import LiveTrials
 from raysel.sweep.page import sweep_page
 from raysel.sweep.ranking import winners
 from raysel.sweep.records import Ranked, Sweep, TestScore, TrialRecord
+from raysel.sweep.settings import SpaceError
 from raysel.sweep.sweep_progress import SweepProgress
 from raysel.sweep.table import ranking_table
 from raysel.sweep.trials import Search, read_search, shown
@@ -47,9 +50,45 @@ def run_sweep(experiment_file: Path, space_file: Path, overrides: Sequence[str] 
 
 
 def refuse_points_that_cannot_run(search: Search, store: Store) -> None:
-    """What can be checked of every known point before anything runs: files, tasks, their development items."""
-    for point in search.points() or [{}]:
-        expand(search.trial(point, search.seeds[0], name="trial"), store, search.until)
+    """What can be checked of every known point before anything runs: files, tasks, their development items, what an
+    objective names of them, and what the winner is to be scored on."""
+    for point in search.known_points():
+        experiment = search.trial(point, search.seeds[0], name="trial")
+        expand(experiment, store, search.until)
+        refuse_what_is_not_evaluated(search, experiment)
+        if scores_winners(search.experiment):
+            best = search.trial_data(point, search.seeds[0], name="best", of_trial=False)
+            expand(checked(best, where=shown(point)), store, "results")
+
+
+def refuse_what_is_not_evaluated(search: Search, experiment: Experiment) -> None:
+    """`SpaceError` where an objective names tasks, languages or a metric that no task of the experiment has."""
+    for objective in search.space.objective:
+        if objective.of != "results":
+            continue
+        tasks = load_tasks(experiment.evaluation)
+        chosen = [task for task in tasks if any(fnmatchcase(task.name, glob) for glob in objective.tasks)]
+        chosen = [task for task in chosen if task.lang in (objective.languages or [task.lang])]
+        metrics = {entry["metric"] for task in chosen for entry in task.config.get("metric_list") or []}
+        unnamed = any(not task.config.get("metric_list") for task in chosen)
+        named = objective.metric.partition(",")[0] if objective.metric is not None else ""
+        if not chosen or not (unnamed or named in metrics):
+            raise SpaceError(
+                f"{search.space_file}: objective {objective.label}: the experiment evaluates tasks "
+                f"{_some(task.name for task in tasks)} in {_some(task.lang for task in tasks)}, by "
+                f"{_some(entry['metric'] for task in tasks for entry in task.config.get('metric_list') or [])}"
+            )
+
+
+def _some(names: Iterable[str]) -> str:
+    found = sorted(set(names))
+    return ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "") or "no metric that is named"
+
+
+def scores_winners(experiment: Experiment) -> bool:
+    """Whether the experiment itself scores a tuned model on test items."""
+    evaluation = experiment.evaluation
+    return evaluation.tasks is not None and evaluation.split == "test" and "tuned" in evaluation.models
 
 
 def _run_trials(search: Search, store: Store, console: Console) -> Sweep:
@@ -68,24 +107,30 @@ def _run_trials(search: Search, store: Store, console: Console) -> Sweep:
             console.print(f"{len(progress.kept)} trials had ended before and are kept", style="dim", highlight=False)
         ranking = progress.ranking()
         if not ranking:
-            reasons = "\n".join(f"  trial {of.number} ({shown(of.parameters)}): {of.reason}" for of in records[:5])
-            raise IncompleteError(f"no point of the sweep finished with every seed; trials that did not:\n{reasons}")
+            lost = [of for of in records if of.status != "finished"]
+            reasons = [f"  trial {of.number} ({shown(of.parameters)}): {of.reason}" for of in lost[:5]]
+            reasons += [f"  others were not started: {progress.unstarted}"] if progress.unstarted else []
+            listed = "\n".join(reasons)
+            raise IncompleteError(f"no point of the sweep finished with every seed; what did not:\n{listed}")
         objective, trials = search.space.objective[0], {record.number: record for record in records}
         seed = search.space.seed
         ranking = cluster.run_task(_contrasts, store, objective, ranking, trials, seed)
-        tests = _score_winners(search, store, winners(ranking), trials, cluster, console)
-        return Sweep(
+        sweep = Sweep(
             name=search.name,
             experiment=str(search.experiment_file),
             space=search.space.model_dump(mode="json", by_alias=True, exclude_unset=True),
             objectives=[(objective.label, objective.is_maximized) for objective in search.space.objective],
             trials=records,
             ranking=ranking,
-            tests=tests,
+            tests=[],
             device_hours=round(progress.device_hours(), 4),
             devices=f"{devices} {'GPU' if cluster.gpus() else 'CPU'}",
             unstarted=progress.unstarted,
         )
+        # What the search found stays, whatever the scoring of the winners comes to.
+        _write(store, search, sweep)
+        tests = _score_winners(search, store, winners(ranking), trials, cluster, console)
+        return replace(sweep, tests=tests)
 
 
 def _contrasts(store: Store, objective: Any, ranking: Any, trials: Any, seed: int) -> list[Ranked]:
@@ -104,7 +149,7 @@ def _ended(progress: SweepProgress, record: TrialRecord, live: LiveTrials) -> No
 
 def concurrency_of(search: Search, cluster: Any, console: Console) -> int:
     """How many trials run at once. `UserError` where the training workers of one find no room, with the arithmetic."""
-    settings = [search.trial(point, search.seeds[0], name="trial").training for point in search.points() or [{}]]
+    settings = [search.trial(point, search.seeds[0], name="trial").training for point in search.known_points()]
     gpus, cpus = cluster.gpus(), cluster.cpus()
     room = []
     for workers in {training.workers or gpus or min(2, cpus) for training in settings}:
@@ -131,8 +176,7 @@ def _score_winners(
     console: Console,
 ) -> list[TestScore]:
     """Run the winners on what the experiment itself is scored on: test items, which no trial has seen."""
-    evaluation = search.experiment.evaluation
-    if evaluation.tasks is None or evaluation.split != "test" or "tuned" not in evaluation.models:
+    if not scores_winners(search.experiment):
         why = "the experiment scores no tuned model on test items (evaluation.tasks, split, models)"
         console.print(f"no test scores: {why}", style="dim", highlight=False)
         return []

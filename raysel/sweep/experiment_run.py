@@ -35,14 +35,15 @@ def run_trial(
 ) -> dict[str, Any]:
     """Run the experiment in `<storage>/<folder>/experiment.yaml` up to the stage `until`, and measure its objectives.
 
-    wanted: `parameters` as they were sampled, `objectives` (as `Objective` has them), `seed` of their intervals. tell:
+    wanted: `sampled` (`sampled_settings`), `objectives` (as `Objective` has them), `seed` of their intervals. tell:
     is called with every stage that begins and every held-out loss.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(WAIT_FOR_ROOM_SECONDS)
     started = time.monotonic()
     store = Store(storage)
     experiment = read_trial(store, folder)
-    decisions = decide(expand(experiment, store, until), store, previous_steps(store, experiment.name))
+    steps = expand(experiment, store, until)
+    decisions = decide(steps, store, previous_steps(store, experiment.name))
 
     def progress_of(console: Console, step: str) -> Progress:
         tell({"stage": step})
@@ -50,14 +51,15 @@ def run_trial(
 
     def heard(lines: list[dict[str, Any]], steps: int) -> None:
         for line in lines:
-            if line.get("heldout_loss") is not None:
+            # A trial that is at its end has nothing more to lose.
+            if line.get("heldout_loss") is not None and line["step"] + 1 < steps:
                 percent = 100 * (line["step"] + 1) // steps
                 tell({"stage": "model", "percent": percent, "heldout_loss": line["heldout_loss"]})
 
     with Cluster() as cluster:
         artifacts = execute_all(experiment, store, decisions, Console(quiet=True), cluster, progress_of)
-    manifests = [artifact.manifest for artifact in artifacts.values()]
-    if differing := differing_settings(wanted["parameters"], manifests):
+    made = [(step.settings, artifacts[step.name].manifest) for step in steps]
+    if differing := differing_settings(wanted["sampled"], experiment, made):
         raise RuntimeError(f"a trial was not what was sampled: {'; '.join(differing)}")
     objectives = [Objective.model_validate(objective) for objective in wanted["objectives"]]
     measured = [measure(objective, artifacts, seed=wanted["seed"]) for objective in objectives]

@@ -29,6 +29,8 @@ def chosen_rows(objective: Objective, rows: Sequence[dict[str, Any]]) -> dict[Ke
         and any(fnmatchcase(row["task"], glob) for glob in objective.tasks)
         and row["lang"] in (objective.languages or [row["lang"]])
     }
+    if len(named) > 1:
+        raise SpaceError(f"objective {objective.label}: say which of {', '.join(named)}")
     if not found:
         raise SpaceError(
             f"objective {objective.label}: there is no such result; metrics {', '.join(metrics)}; tasks "

@@ -1,5 +1,6 @@
 """The order of the points of a sweep. Pure."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -9,14 +10,20 @@ from raysel.sweep.records import Ranked, TrialRecord
 
 
 def rank(trials: Sequence[TrialRecord], maximized: Sequence[bool], seeds: int) -> list[Ranked]:
-    """The points that finished with all `seeds`, best first by the first objective, ties by the number of the point."""
+    """The points that finished with all `seeds`, best first by the first objective, ties by the number of the point.
+
+    A search that finds its own points may find one twice: equal ones are one.
+    """
     of: dict[int, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         if trial.status == "finished":
             of[trial.point].append(trial)
     found = []
+    seen: set[str] = set()
     for point, done in sorted(of.items()):
-        if len(done) == seeds:
+        parameters = json.dumps(done[0].parameters, sort_keys=True)
+        if len(done) == seeds and parameters not in seen:
+            seen.add(parameters)
             done = sorted(done, key=lambda trial: trial.number)
             objectives = [over_seeds([trial.objectives[i] for trial in done]) for i in range(len(maximized))]
             found.append(Ranked(0, point, done[0].parameters, [trial.number for trial in done], objectives, False))

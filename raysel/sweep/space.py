@@ -24,7 +24,9 @@ def ordered(parameters: Mapping[str, Parameter]) -> list[str]:
     found: list[str] = []
     left = dict(parameters)
     while left:
-        free = [key for key, of in left.items() if not of.when.keys() & left.keys()]
+        free = [
+            key for key, of in left.items() if not any(_holds_key(other, asked) for asked in of.when for other in left)
+        ]
         if not free:
             raise SpaceError(f"the conditions (when) of {', '.join(left)} wait for each other")
         found += free
@@ -46,10 +48,23 @@ def resolve(parameters: Mapping[str, Parameter], known: Known, choose: Callable[
 def holds(when: Mapping[str, Any], point: Point, known: Known) -> bool:
     """Whether every key of a condition has its value, or one of its values."""
     for key, wanted in when.items():
-        value = point[key] if key in point else known(key)
+        holder = next((other for other in point if _holds_key(other, key)), None)
+        value = known(key) if holder is None else _inside(point[holder], key.removeprefix(holder))
         if value not in (wanted if isinstance(wanted, list) else [wanted]):
             return False
     return True
+
+
+def _holds_key(key: str, asked: str) -> bool:
+    """Whether `key` is `asked`, or the section that it is in."""
+    return asked == key or asked.startswith(f"{key}.")
+
+
+def _inside(value: Any, rest: str) -> Any:
+    """What a section has for a key in it; None where it says nothing."""
+    for part in filter(None, rest.split(".")):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def grid(space: Space, known: Known) -> list[Point]:

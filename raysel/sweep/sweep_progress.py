@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from raysel.errors import UserError
 from raysel.evaluation.intervals import Interval
 from raysel.execution import run_folder
 from raysel.pipeline import expand
@@ -21,7 +22,7 @@ from raysel.sweep.ranking import rank
 from raysel.sweep.records import Ranked, TrialRecord, trial_from_json
 from raysel.sweep.search import Searcher, searcher_of
 from raysel.sweep.space import Point
-from raysel.sweep.trials import Search
+from raysel.sweep.trials import Search, sampled_settings
 
 GOALS = {"results": "results_tuned", "heldout_loss": "model", "trained_tokens": "tokens"}
 
@@ -41,18 +42,15 @@ class Running:
 
 @dataclass(frozen=True)
 class Start:
-    """A trial that is to be started: its number and its folder in the storage."""
+    """A trial that is to be started: its number, its folder in the storage, `sampled_settings` of its experiment."""
 
     number: int
     folder: str
-    parameters: Point
+    sampled: dict[str, Any]
 
 
 class Ended:
-    """What `next` gives where there is no trial any more; `reason` where a limit ended it."""
-
-    def __init__(self, reason: str = "") -> None:
-        self.reason = reason
+    """What `next` gives where there is no trial any more."""
 
 
 class SweepProgress:
@@ -83,29 +81,36 @@ class SweepProgress:
             point, place = divmod(self.number, len(seeds))
             if point == len(self.points):
                 if not self._tell(self.searcher.needs(point)):
-                    return None
+                    return Ended() if self.unstarted and not self.running else None
                 if (found := self.searcher.ask(point)) is None:
                     return Ended()
                 self.points.append(found)
             number, parameters, seed = self.number, self.points[point], seeds[place]
-            record = self._prepare(number, point, parameters, seed)
-            if record is None and (reason := self._budget_spent()):
-                self.unstarted = reason
-                return Ended(reason)
             self.number += 1
-            if record is None:
+            try:
+                record = self._prepare(number, point, parameters, seed)
+            except UserError as error:
+                # A point that was found on the way makes no experiment; the others do.
+                self.ended[number] = TrialRecord(number, point, seed, parameters, "failed", reason=str(error))
+                continue
+            if record is not None:
+                self.ended[number] = record
+                self.kept.append(record)
+            elif self.unstarted or (reason := self._budget_spent()):
+                # Those that ended before still count, wherever they stand.
+                self.unstarted = self.unstarted or reason
+            else:
                 self.running[number] = Running(number, point, seed, parameters)
-                return Start(number, self.trial_folder(number), parameters)
-            self.ended[number] = record
-            self.kept.append(record)
+                experiment = self.search.trial(parameters, seed, name="trial")
+                return Start(number, self.trial_folder(number), sampled_settings(experiment, parameters))
         return None
 
     def end(self, record: TrialRecord) -> None:
         """A running trial has ended."""
-        self.running.pop(record.number, None)
-        self.ended[record.number] = record
         kept = asdict(record) | {"same": self._fingerprints[record.number]}
         self.store.write_json(f"{self.trial_folder(record.number)}/trial.json", kept)
+        self.running.pop(record.number, None)
+        self.ended[record.number] = record
 
     def ended_as(self, number: int, status: Any, **facts: Any) -> TrialRecord:
         """The record of a running trial that ends now."""
@@ -153,14 +158,22 @@ class SweepProgress:
         same = digest([goals, [objective.model_dump() for objective in self.search.space.objective], self._scheduler()])
         self._fingerprints[number] = same
         before = self.store.read_json(f"{folder}/trial.json")
-        if before is not None and before.pop("same", None) == same and before["status"] != "failed":
-            return trial_from_json(before | {"number": number, "point": point})
+        if before is not None and before.pop("same", None) == same and self._counts(before):
+            named = {"number": number, "point": point, "parameters": parameters, "seed": seed}
+            return trial_from_json(before | named)
         data = self.search.trial_data(parameters, seed, name=name)
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
         self.store.write_bytes(f"{folder}/experiment.yaml", text.encode())
         experiment = self.search.trial(parameters, seed, name=name)
         write_record(self.store, experiment, steps, status="unfinished", until=self.search.until, folder=folder)
         return None
+
+    def _counts(self, record: dict[str, Any]) -> bool:
+        """Whether a trial that ended is not run again: what failed is, except where others were searched knowing it;
+        and so is what lost its artifacts."""
+        if record["status"] == "failed":
+            return self.search.space.search == "tpe"
+        return all(self.store.artifact(*address.split("/")) is not None for address in record["artifacts"])
 
     def _scheduler(self) -> Any:
         """What stopped a trial early would, with other settings, perhaps not have."""

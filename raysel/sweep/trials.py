@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,11 @@ class Search:
                 return distinct(drawn(self.space, self.known, self.most_points))
         return None
 
+    def known_points(self) -> list[Point]:
+        """Every point or, of a search that finds its own, some that are drawn."""
+        points = self.points()
+        return points if points is not None else drawn(self.space, self.known, CHECKED)
+
     @property
     def most_points(self) -> int:
         """How many points the limit on trials has room for."""
@@ -79,10 +84,11 @@ class Search:
             changes["corpus.seed"] = _given(self.experiment.corpus.seed, self.experiment.seed)
         for key, value in changes.items():
             self._assign(data, key, value)
-        if seed != self.experiment.seed and isinstance(data.get("model"), dict) and "base" in data["model"]:
-            base = data["model"]["base"] or {}
+        base = data["model"].get("base") if isinstance(data.get("model"), dict) else None
+        if seed != self.experiment.seed and isinstance(base, dict):
             data["model"]["base"] = {**base, "seed": _given(base.get("seed"), self.experiment.seed)}
-        if of_trial and data.get("evaluation", {}).get("tasks") is not None:
+        evaluation = data.get("evaluation")
+        if of_trial and isinstance(evaluation, dict) and evaluation.get("tasks") is not None:
             for key, value in (("evaluation.split", "dev"), ("evaluation.models", ["tuned"])):
                 self._assign(data, key, value)
         return data
@@ -103,9 +109,13 @@ class Search:
         for key in self.space.parameters:
             if key in OWN_KEYS:
                 raise SpaceError(f"{self.space_file}: parameters.{key}: a sweep decides it itself")
+        for asked in (asked for of in self.space.parameters.values() for asked in of.when):
+            if not any(asked == key or asked.startswith(f"{key}.") for key in self.space.parameters):
+                self.known(asked)
         points = self.points()
-        for point in points if points is not None else drawn(self.space, self.known, CHECKED):
-            self.trial(point, self.seeds[0], name="trial")
+        for point in self.known_points():
+            for seed in self.seeds:
+                self.trial(point, seed, name="trial")
         trials = len(points) * len(self.seeds) if points is not None else 0
         if self.space.search == "grid" and self.space.limits.trials is not None and trials > self.space.limits.trials:
             raise SpaceError(
@@ -141,21 +151,37 @@ def shown(point: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in point.items()) or "the experiment as it is"
 
 
-def differing_settings(parameters: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What published artifacts say they were made with, where it is not what was sampled."""
-    found = []
-    for key, sampled in parameters.items():
-        parts = key.split(".")
-        for manifest in manifests:
-            inner: Any = manifest["settings"]
-            for part in parts:
-                inner = inner.get(part, _MISSING) if isinstance(inner, dict) else _MISSING
-            if inner is not _MISSING and isinstance(inner, (int, float, str, bool)) and inner != counted(sampled):
-                found.append(f"{key} was sampled as {sampled} and {manifest['stage']} was made with {inner}")
+def value_at(data: Any, key: str) -> Any:
+    """What a mapping of sections has for a dotted key; None where it has nothing."""
+    for part in key.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def sampled_settings(experiment: Experiment, parameters: Iterable[str]) -> dict[str, Any]:
+    """What the sampled keys are in a trial's experiment, as it was checked: 0.001 where a space says `1e-3`."""
+    dump = counted(experiment)
+    return {key: value_at(dump, key) for key in parameters}
+
+
+def differing_settings(
+    sampled: Mapping[str, Any], experiment: Experiment, artifacts: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> list[str]:
+    """Where a trial was another than what was sampled: its experiment, or the manifest of an artifact.
+
+    sampled: as `sampled_settings` has it; artifacts: the settings that a step asked for, and its artifact's manifest. A
+    step that asks for something else by itself (the pool of all rows, for a selector without one) is passed over.
+    """
+    read = sampled_settings(experiment, sampled)
+    found = [
+        f"{key} was sampled as {value}, and read as {read[key]}" for key, value in sampled.items() if read[key] != value
+    ]
+    for asked, manifest in artifacts:
+        for key, value in sampled.items():
+            made = value_at(manifest["settings"], key)
+            if made is not None and value_at(counted(dict(asked)), key) == value and made != value:
+                found.append(f"{key} was sampled as {value}, and {manifest['stage']} was made with {made}")
     return found
-
-
-_MISSING = object()
 
 
 def _given(value: int | None, default: int) -> int:

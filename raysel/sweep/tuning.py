@@ -14,14 +14,15 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raysel.sweep.orphaned_groups import free_orphaned_groups
+from raysel.interruption import raise_if_interrupted
+from raysel.sweep.orphaned_groups import free_groups_of_ended_trials, free_orphaned_groups
 from raysel.sweep.records import TrialRecord
 from raysel.sweep.settings import Space
 from raysel.sweep.sweep_progress import Ended, SweepProgress, outcome_of
 from raysel.sweep.trial_run import Trial
 
-# A trial waits beside its workers; Tune refuses trials that need nothing.
-CPU_OF_A_TRIAL = 0.01
+# A byte: Tune refuses trials that need nothing, and a stage may want all the CPUs of a node.
+ROOM_OF_A_TRIAL = tune.PlacementGroupFactory([{"memory": 1}])
 LOOK_EVERY_SECONDS = 1.0
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -44,7 +45,7 @@ def tune_trials(
     scheduler = _scheduler(space)
     with tempfile.TemporaryDirectory(prefix="raysel-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(Trial, {"cpu": CPU_OF_A_TRIAL}),
+            tune.with_resources(Trial, ROOM_OF_A_TRIAL),
             tune_config=tune.TuneConfig(
                 search_alg=suggestions,
                 scheduler=scheduler,
@@ -62,7 +63,7 @@ def tune_trials(
             ),
         )
         tuner.fit()
-        free_orphaned_groups()
+    free_groups_of_ended_trials()
 
 
 class _NotPickled:
@@ -90,7 +91,7 @@ class _Suggestions(_NotPickled, Searcher):
         self.numbers[trial_id] = start.number
         space = sweep.search.space
         objectives = [objective.model_dump(exclude_unset=True) for objective in space.objective]
-        wanted = {"parameters": start.parameters, "objectives": objectives, "seed": space.seed}
+        wanted = {"sampled": start.sampled, "objectives": objectives, "seed": space.seed}
         folder, until = start.folder, sweep.search.until
         return {"number": start.number, "storage": sweep.store.uri, "folder": folder, "until": until, "wanted": wanted}
 
@@ -110,6 +111,8 @@ class _Suggestions(_NotPickled, Searcher):
         elif "failure" in result:
             record = self.sweep.ended_as(number, "failed", reason=result["failure"])
         else:
+            # Tune does not tell of the result at which it stops a trial.
+            self.sweep.running[number].curve.append((result["percent"], result["heldout_loss"]))
             reached = f"stopped by asha after {result.get('percent', 0)}% of its steps"
             record = self.sweep.ended_as(number, "stopped", reason=reached)
         self.sweep.end(record)
@@ -128,6 +131,7 @@ class _Watching(_NotPickled, tune.Callback):
         self.known = 0
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        raise_if_interrupted()
         for record in self.sweep.kept[self.known :]:
             _replay(self.scheduler, record)
         self.known = len(self.sweep.kept)

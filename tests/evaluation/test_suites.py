@@ -187,7 +187,12 @@ def test_a_share_of_the_only_split_is_for_development(shared_data: Path, tmp_pat
     rows: dict[str, list[list[int]]] = {"dev": [], "test": []}
     for split in ("dev", "test"):
         settings = EvaluationSettings(**common, split=split, dev_share=0.1)
-        for task, source in zip(load_tasks(settings), item_sources(settings), strict=True):
+        # Of both splits, whichever is scored: first the test items.
+        sources = item_sources(settings)
+        assert [source.task for source in sources] == [
+            f"{name}{part}" for part in ("", " (development)") for name in ("xcopa_et", "xcopa_sw")
+        ]
+        for task, source in zip(load_tasks(settings), sources[2:] if split == "dev" else sources[:2], strict=True):
             assert (task.part, task.scored_split) == (split, "test")
             items = read_items(source, tmp_path)
             assert [row for row, _ in items] == task.rows(500)

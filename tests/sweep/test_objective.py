@@ -1,5 +1,7 @@
 """What trials are worth, and the order that follows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -144,6 +146,12 @@ def test_points_are_ranked_by_their_mean_and_only_with_all_seeds() -> None:
     assert [(line.rank, line.point, line.trials) for line in found] == [(1, 1, [2, 3]), (2, 0, [0, 1])]
     assert [line.point for line in rank(trials, [False], 2)] == [0, 1]
     assert [line.point for line in winners(found)] == [1]
+
+
+def test_equal_points_are_ranked_once() -> None:
+    trials = [trial(i, i, value) for i, value in enumerate((1.0, 2.0, 3.0))]
+    twice = replace(trials[2], number=3, point=3)
+    assert [line.point for line in rank([*trials, twice], [True], 1)] == [2, 1, 0]
 
 
 def test_the_front_is_what_no_other_point_beats() -> None:

@@ -218,6 +218,9 @@ def test_trials_that_fail_are_stopped_or_lose_their_process_do_not_end_a_sweep(
     sweep = sweep_of(tmp_path)
     assert [trial["status"] for trial in sweep["trials"]] == ["finished", "stopped", "failed", "failed"], text
     assert "stopped by asha after" in sweep["trials"][1]["reason"]
+    # The loss at which it was stopped is on record: later trials are compared with it.
+    assert sweep["trials"][1]["curve"][-1][0] == 33
+    assert sweep["trials"][1]["curve"][-1][1] > sweep["trials"][0]["curve"][1][1]
     assert "mixture.total 90,000 is more than the 621 rows" in sweep["trials"][2]["reason"]
     assert [line["point"] for line in sweep["ranking"]] == [0]
     # Its process was killed while it ran; nothing that was published was made again.

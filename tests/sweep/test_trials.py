@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from raysel.errors import UserError
+from raysel.sweep.command import refuse_what_is_not_evaluated
 from raysel.sweep.settings import SpaceError
-from raysel.sweep.trials import Search, differing_settings, read_search
+from raysel.sweep.trials import Search, differing_settings, read_search, sampled_settings
+from tests.conftest import REPOSITORY
 
 EXPERIMENT = {
     "name": "e",
@@ -88,12 +90,62 @@ def test_an_objective_that_nothing_measures_is_refused(tmp_path: Path) -> None:
         search(tmp_path, loss, {"corpus": {"path": "corpus.jsonl", "heldout": 0}})
 
 
-def test_what_was_trained_is_what_was_sampled() -> None:
-    manifests = [
-        {"stage": "pool", "settings": {"preselect": {"rho": 0.5, "band": "high"}}},
-        {"stage": "model", "settings": {"training": {"learning_rate": 1e-4}}},
+def test_what_was_trained_is_what_was_sampled(tmp_path: Path) -> None:
+    found = search(tmp_path, {"parameters": {"preselect.rho": {"grid": [0.5]}}})
+    experiment = found.trial({"preselect.rho": 0.5, "training.learning_rate": "1e-4"}, 7, name="x")
+    sampled = sampled_settings(experiment, ["preselect.rho", "training.learning_rate"])
+    assert sampled == {"preselect.rho": 0.5, "training.learning_rate": 1e-4}
+    asked = {"preselect": experiment.preselect}
+    of_all = {"preselect": experiment.preselect.model_copy(update={"rho": 1.0})}
+
+    def pool(rho: float) -> dict[str, object]:
+        return {"stage": "pool", "settings": {"preselect": {"rho": rho, "band": "high"}}}
+
+    # A selector without a pool has one of all rows, which is no mistake.
+    assert differing_settings(sampled, experiment, [(asked, pool(0.5)), (of_all, pool(1.0))]) == []
+    assert differing_settings(sampled, experiment, [(asked, pool(0.4))]) == [
+        "preselect.rho was sampled as 0.5, and pool was made with 0.4"
     ]
-    assert differing_settings({"preselect.rho": 0.5, "training.learning_rate": 1e-4, "x.y": 1}, manifests) == []
-    assert differing_settings({"preselect.rho": 0.4}, manifests) == [
-        "preselect.rho was sampled as 0.4 and pool was made with 0.5"
+    assert differing_settings({"preselect.rho": 0.3}, experiment, []) == [
+        "preselect.rho was sampled as 0.3, and read as 0.5"
     ]
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"metric": "accc"}, "objective accc: the experiment evaluates tasks .* in .*, by acc"),
+        ({"metric": "acc", "tasks": ["xcopa_*"]}, "evaluates tasks choice_ar"),
+        ({"metric": "acc", "languages": ["qu"]}, "evaluates tasks choice_ar"),
+    ],
+)
+def test_an_objective_that_no_task_has_is_refused_before_anything_runs(
+    tmp_path: Path, objective: dict, message: str
+) -> None:
+    given = {"evaluation": {"tasks": str(REPOSITORY / "raysel/demo/eval")}}
+    found = search(tmp_path, {"parameters": {"preselect.rho": {"grid": [0.5]}}, "objective": objective}, given)
+    with pytest.raises(SpaceError, match=message):
+        refuse_what_is_not_evaluated(found, found.trial({"preselect.rho": 0.5}, 7, name="x"))
+
+
+def test_every_condition_is_looked_up_and_sections_are_looked_into(tmp_path: Path) -> None:
+    mixture = {"grid": [{"quota": "even", "total": 100}, {"quota": "proportional", "total": 100}]}
+    kind = {"grid": ["random", "balanced"], "when": {"mixture.quota": "even"}}
+    found = search(tmp_path, {"parameters": {"curriculum.kind": kind, "mixture": mixture}})
+    points = found.points() or []
+    assert [(point["mixture"]["quota"], point.get("curriculum.kind")) for point in points] == [
+        ("even", "random"),
+        ("proportional", None),
+        ("even", "balanced"),
+    ]
+    wrong = {"grid": [2], "when": {"mixture.quota": "even", "curriculum.knd": 1}}
+    with pytest.raises(SpaceError, match=r"asks for curriculum\.knd"):
+        search(tmp_path, {"parameters": {"curriculum.levels": wrong}})
+
+
+def test_a_null_or_a_model_in_the_place_of_a_base_is_no_traceback(tmp_path: Path) -> None:
+    space = {"parameters": {"model": {"grid": [{"base": {}}, {"path": "/m"}]}}, "seeds": [7, 8]}
+    found = search(tmp_path, space)
+    assert found.trial({"model": {"path": "/m"}}, 8, name="x").model.base is None
+    with pytest.raises(SpaceError, match="evaluation"):
+        search(tmp_path, {"parameters": {"evaluation": {"grid": [None]}}})
