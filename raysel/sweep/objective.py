@@ -53,7 +53,10 @@ def of_results(rows: Rows, items: Mapping[Key, ItemValues], *, seed: int) -> Int
 
 def of_heldout(entries: Sequence[Mapping[str, Any]], exported: int, languages: Sequence[str]) -> Interval:
     """The held-out loss of the exported weights: of all samples, or the mean over languages."""
-    entry = next(entry for entry in entries if entry["steps"] == exported)
+    if not entries:
+        raise SpaceError("objective: no sample was held out in any language that is trained on")
+    # Last steps without anything to learn are passed over: the weights are those that were measured last.
+    entry = next((entry for entry in entries if entry["steps"] == exported), entries[-1])
     if not languages:
         return Interval(_finite(entry["loss"]))
     if missing := sorted(set(languages) - entry["loss_by_lang"].keys()):

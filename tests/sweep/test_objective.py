@@ -74,6 +74,10 @@ def test_heldout_loss_is_that_of_the_exported_weights() -> None:
     ]
     assert of_heldout(entries, 8, []).value == 2.0
     assert of_heldout(entries, 8, ["sw", "en"]).value == 2.25
+    # The last two of ten steps had nothing to learn.
+    assert of_heldout(entries[:2], 10, []).value == 2.0
+    with pytest.raises(SpaceError, match="no sample was held out"):
+        of_heldout([], 8, [])
     with pytest.raises(SpaceError, match="no sample is held out in ta; there are en, sw"):
         of_heldout(entries, 8, ["ta"])
     with pytest.raises(SpaceError, match="diverged"):
