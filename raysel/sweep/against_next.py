@@ -17,7 +17,7 @@ COMPARED = 20
 
 
 def with_contrasts(
-    store: Store, objective: Objective, ranking: Sequence[Ranked], trials: Mapping[int, TrialRecord], *, seed: int
+    store: Store, objective: Objective, ranking: Sequence[Ranked], trials: Mapping[int, TrialRecord], seed: int
 ) -> list[Ranked]:
     """The ranking, each of its first lines with its contrast to the next. A Ray task: it reads items."""
     found = list(ranking)

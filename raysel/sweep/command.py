@@ -31,6 +31,8 @@ from raysel.sweep.sweep_progress import SweepProgress
 from raysel.sweep.table import ranking_table
 from raysel.sweep.trials import Search, read_search, shown
 
+TABLE_WIDTH = 120
+
 
 def run_sweep(experiment_file: Path, space_file: Path, overrides: Sequence[str] = ()) -> int:
     """Run a sweep, or what is left of it. Returns the exit code, 0. `IncompleteError` where no trial finished."""
@@ -114,7 +116,7 @@ def _run_trials(search: Search, store: Store, console: Console) -> Sweep:
             raise IncompleteError(f"no point of the sweep finished with every seed; what did not:\n{listed}")
         objective, trials = search.space.objective[0], {record.number: record for record in records}
         seed = search.space.seed
-        ranking = cluster.run_task(_contrasts, store, objective, ranking, trials, seed)
+        ranking = cluster.run_task(with_contrasts, store, objective, ranking, trials, seed)
         sweep = Sweep(
             name=search.name,
             experiment=str(search.experiment_file),
@@ -131,11 +133,6 @@ def _run_trials(search: Search, store: Store, console: Console) -> Sweep:
         _write(store, search, sweep)
         tests = _score_winners(search, store, winners(ranking), trials, cluster, console)
         return replace(sweep, tests=tests)
-
-
-def _contrasts(store: Store, objective: Any, ranking: Any, trials: Any, seed: int) -> list[Ranked]:
-    """Ray task: it reads the items of the trials' results."""
-    return with_contrasts(store, objective, ranking, trials, seed=seed)
 
 
 def _ended(progress: SweepProgress, record: TrialRecord, live: LiveTrials) -> None:
@@ -227,7 +224,7 @@ def _write(store: Store, search: Search, sweep: Sweep) -> None:
     folder, best = run_folder(search.name), sweep.ranking[0]
     seed = next(trial.seed for trial in sweep.trials if trial.number == best.trials[0])
     data = search.trial_data(best.parameters, seed, name=f"{search.name}-best", of_trial=False)
-    head = f"# The best point of the sweep {search.name}: {shown(best.parameters)}\n".replace("\n", " ").strip() + "\n"
+    head = f"# The best point of the sweep {search.name}: {' '.join(shown(best.parameters).split())}\n"
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     store.write_bytes(f"{folder}/best.yaml", (head + text).encode())
     store.write_bytes(f"{folder}/report.html", sweep_page(sweep).encode())
@@ -256,6 +253,8 @@ def _tell_what_is_searched(search: Search, store: Store, console: Console) -> No
 
 
 def _tell_ranking(search: Search, store: Store, sweep: Sweep, console: Console) -> None:
+    # Beyond a narrow terminal's edge rather than a heading in pieces.
+    console.width = max(console.width, TABLE_WIDTH)
     console.print(ranking_table(sweep))
     for record in sweep.trials:
         if record.status == "failed":

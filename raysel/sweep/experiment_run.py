@@ -66,7 +66,7 @@ def run_trial(
     return {
         "objectives": [asdict(interval) for interval in measured],
         "curve": curve(artifacts["model"], artifacts["tokens"]),
-        "artifacts": sorted({artifact_of(objective, artifacts).address for objective in objectives}),
+        "artifacts": sorted({artifacts[objective.step].address for objective in objectives}),
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -76,14 +76,9 @@ def read_trial(store: Store, folder: str) -> Experiment:
     return checked(yaml.safe_load(store.read_bytes(file)), where=store.shown(file))
 
 
-def artifact_of(objective: Objective, artifacts: dict[str, Artifact]) -> Artifact:
-    """What an objective is read from."""
-    return artifacts[{"results": "results_tuned", "heldout_loss": "model", "trained_tokens": "tokens"}[objective.of]]
-
-
 def measure(objective: Objective, artifacts: dict[str, Artifact], *, seed: int) -> Interval:
     """What a trial's artifacts, by the steps' names, are worth."""
-    artifact = artifact_of(objective, artifacts)
+    artifact = artifacts[objective.step]
     match objective.of:
         case "results":
             rows = chosen_rows(objective, artifact.read("results").to_pylist())

@@ -1,6 +1,6 @@
 """What is known of a sweep: its trials, their ranking, what the winners are worth on test items. Plain data."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raysel.evaluation.intervals import Interval
@@ -83,9 +83,6 @@ class Sweep:
     device_hours: float
     devices: str
     unstarted: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def trial_from_json(data: dict[str, Any]) -> TrialRecord:

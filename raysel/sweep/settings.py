@@ -119,6 +119,11 @@ class Objective(Section):
         return self.metric is not None and not lower_is_better(self.metric)
 
     @property
+    def step(self) -> str:
+        """The step whose artifact it is read from."""
+        return {"results": "results_tuned", "heldout_loss": "model", "trained_tokens": "tokens"}[self.of]
+
+    @property
     def label(self) -> str:
         """As a column is headed."""
         if self.metric is None:

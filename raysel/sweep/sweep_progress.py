@@ -24,8 +24,6 @@ from raysel.sweep.search import Searcher, searcher_of
 from raysel.sweep.space import Point
 from raysel.sweep.trials import Search, sampled_settings
 
-GOALS = {"results": "results_tuned", "heldout_loss": "model", "trained_tokens": "tokens"}
-
 
 @dataclass
 class Running:
@@ -154,7 +152,7 @@ class SweepProgress:
         folder, name = self.trial_folder(number), f"{self.search.name}-{number:04d}"
         steps = self.steps_of(parameters, seed, name)
         by_name = {step.name: step for step in steps}
-        goals = [by_name[GOALS[objective.of]].address for objective in self.search.space.objective]
+        goals = [by_name[objective.step].address for objective in self.search.space.objective]
         same = digest([goals, [objective.model_dump() for objective in self.search.space.objective], self._scheduler()])
         self._fingerprints[number] = same
         before = self.store.read_json(f"{folder}/trial.json")
