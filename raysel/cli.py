@@ -30,7 +30,7 @@ def _run(experiment: Path, overrides: list[str] | None, until: str | None) -> No
     from raysel.runner import run_experiment
 
     loaded = load_experiment(experiment, overrides or [])
-    if until == "results" and loaded.evaluation.tasks is None:
+    if until == "results" and not loaded.evaluation.is_asked:
         raise UserError("evaluation.tasks is not set: there is nothing to evaluate on")
     raise typer.Exit(run_experiment(loaded, until=until))
 

@@ -99,7 +99,7 @@ def _of_experiment(path: Path) -> Artifact | None:
     from raysel.pipeline import expand
 
     experiment = load_experiment(path, [])
-    if experiment.evaluation.tasks is None:
+    if not experiment.evaluation.is_asked:
         return None
     store = Store(experiment.storage)
     steps = {step.name: step for step in expand(experiment, store)}

@@ -129,6 +129,12 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def something_is_held_out_where_it_is_scored(self) -> "Experiment":
+        if self.evaluation.heldout_samples and not self.corpus.heldout:
+            raise ValueError("evaluation.heldout_samples scores what is held out, and corpus.heldout is 0: raise it")
+        return self
+
+    @model_validator(mode="after")
     def language_is_identified_for_its_band(self) -> "Experiment":
         if self.preselect.band == "lid_clean" and "language_mismatch" not in self.corpus.audit.checks:
             raise ValueError("preselect.band lid_clean needs language_mismatch among corpus.audit.checks")

@@ -185,10 +185,12 @@ def _add_training(graph: Graph) -> None:
 def _add_evaluation(graph: Graph) -> None:
     from raysel.models.templates import template_source
 
-    if graph.tasks is None:
-        return
     evaluation = graph.experiment.evaluation
-    given = graph.templated if evaluation.chat_template else graph.trained
+    if not evaluation.is_asked:
+        return
+    given = graph.templated if evaluation.chat_template or evaluation.heldout_samples else graph.trained
+    corpus = graph.corpus if evaluation.heldout_samples else {}
+    tasks = {"tasks": graph.tasks} if graph.tasks is not None else {}
     judge, asked = {}, {}
     if evaluation.judge is not None:
         judge = {"judge": graph.leaf_of_model(evaluation.judge)}
@@ -207,8 +209,8 @@ def _add_evaluation(graph: Graph) -> None:
             f"results_{name}",
             "results",
             {"evaluation": counted(evaluation) | not_counted, "model_name": name, **asked, **given},
-            more_inputs=graph.base | tuned,
-            leaves=graph.model_leaf | {"tasks": graph.tasks} | judge,
+            more_inputs=graph.base | tuned | corpus,
+            leaves=graph.model_leaf | tasks | judge,
             execution={
                 "evaluation": evaluation,
                 "identity": identity(*base, *tuned.values()),

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysel import tables
 from raysel.errors import UserError
 from raysel.evaluation.deadline import DeadlineError, deadline
+from raysel.evaluation.heldout import with_documents
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import EvalTask
+from raysel.seeding import draw
 from raysel.store import Artifact, Attempt, ShardRecord, Store
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 # Texts that are null in many cells: they have one type in all.
 TEXTS = dict.fromkeys(("target", "generated", "judgement"), pa.string())
+HELDOUT_COLUMNS = ["id", "lang", "prompt", "response", "history", "task", "source", "group"]
 # Whatever a task's templates, data or metrics can raise: it fails that cell, not the others.
 CELL_FAULTS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
@@ -33,7 +37,7 @@ CELL_FAULTS = (
 class EvaluatedModel:
     """Where a model is: `base` (a folder or an artifact) and, after training, `tuned` (a whole model or an adapter).
 
-    template: the chat template that prompts are put into; None for none.
+    template: the chat template of its tokenizer; None where nothing is put into one.
     """
 
     base: Artifact | str | None
@@ -75,12 +79,14 @@ class EvaluatedModel:
 
 @dataclass(frozen=True)
 class Cell:
-    """A task, and where its results on a model are published. adapter: whether the model has its adapter on."""
+    """A task, and where its results on a model are published. adapter: whether the model has its adapter on; template:
+    what its prompts are put into, or None."""
 
     task: EvalTask
     address: str
     identity: str
     adapter: bool
+    template: str | None
 
 
 class CellWorker:
@@ -96,6 +102,7 @@ class CellWorker:
         plan: dict[str, Any],
         cells: list[Cell],
         model: EvaluatedModel,
+        corpus: Artifact | None,
         judge: str | None,
         evaluation: EvaluationSettings,
         seed: int,
@@ -105,7 +112,7 @@ class CellWorker:
         torch.set_num_threads(plan["threads"])
         self.store, self.plan, self.cells = store, plan, cells
         self.judge, self.settings, self.seed = judge, evaluation, seed
-        self.template = model.template
+        self.corpus = corpus
         self.lm = model.load(plan["batch_size"], plan["gpus"])
         self.judged_by: HFLM | None = None
 
@@ -141,17 +148,18 @@ class CellWorker:
         metadata = task.config.get("metadata") or {}
         scores, items = evaluate_task(
             self.lm,
-            task,
-            limit=self.settings.limit,
+            self._with_documents(task) if task.is_heldout else task,
+            limit=None if task.is_heldout else self.settings.limit,
             seed=self.seed,
-            chat_template=self.template is not None,
+            # The documents of held-out samples are in it already.
+            chat_template=cell.template is not None and not task.is_heldout,
             judged_by=judged_by,
         )
-        shared = {"model": cell.identity, "task": task.name, "lang": task.lang, "split": self.settings.split}
+        shared = {"model": cell.identity, "task": task.name, "lang": task.lang, "split": task.split}
         conditions = {
             "seed": self.seed,
             "shots": int(task.config.get("num_fewshot") or 0),
-            "template": self.template or "none",
+            "template": cell.template or "none",
             "harness": harness_version(),
             "task_version": str(metadata.get("version", "")),
         }
@@ -165,11 +173,27 @@ class CellWorker:
         facts = {"task": words_of(task), "lang": task.lang, **conditions}
         attempt.publish(records, settings=facts, inputs={}, version=1, summary=summary)
 
+    def _with_documents(self, task: EvalTask) -> EvalTask:
+        assert self.corpus is not None
+        wanted = int(task.config["metadata"]["samples"])
+        rows = heldout_rows(self.corpus, task.lang, wanted)
+        return with_documents(task, rows, self.lm.tokenizer, self.lm.max_length)
+
     def _judge(self) -> "HFLM | None":
         if self.judged_by is None and self.judge is not None:
             judge = judge_model(self.judge, self.settings)
             self.judged_by = judge.load(self.plan["batch_size"], self.plan["gpus"])
         return self.judged_by
+
+
+def heldout_rows(corpus: Artifact, lang: str, wanted: int) -> list[dict[str, Any]]:
+    """At most `wanted` held-out samples of a language; which they are depends on their ids alone, as in training."""
+    found: list[dict[str, Any]] = []
+    for shard in corpus.shards("heldout"):
+        table = corpus.read_shard(shard, HELDOUT_COLUMNS)
+        found += table.filter(pc.equal(table["lang"], lang)).to_pylist()
+        found = sorted(found, key=lambda row: draw(0, f"heldout {row['id']}"))[:wanted]
+    return found
 
 
 def judge_model(folder: str, settings: EvaluationSettings) -> EvaluatedModel:

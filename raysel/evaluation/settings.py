@@ -20,10 +20,14 @@ class EvaluationSettings(Section):
     task file says). chat_template puts every prompt into the model's chat template (default: none is applied, as is
     lm-eval's default).
     judge is the model that rates open-ended answers, where a task asks for one.
+    heldout_samples: so many samples of each language that the corpus holds out are scored as well, by the bits per byte
+    of their responses (tasks `heldout_<lang>`): in every language of the corpus, whatever is trained on, always as
+    development items and in the chat template.
     models says which are evaluated: the model before training, the one after it, or both.
     batch_size (sequences per forward pass) is kept in the plan; it defaults to 16 on a CPU, on a GPU to what fits.
     gpus_per_worker defaults to the fewest GPUs that hold the model; it is split over them.
-    workers defaults to as many as the GPUs hold, without a GPU to two or the number of CPUs if that is less.
+    workers defaults to as many as the GPUs hold, without a GPU to two or the number of CPUs if that is less; they share
+    the CPUs, unless cpus_per_worker says how many each takes.
     """
 
     tasks: str | None = None
@@ -36,14 +40,21 @@ class EvaluationSettings(Section):
     limit: int | None = Field(None, ge=1)
     shots: int | None = Field(None, ge=0)
     chat_template: bool = False
+    heldout_samples: int = Field(0, ge=0)
     judge: ModelSettings | None = None
     models: list[Literal["base", "tuned"]] = execution(["base", "tuned"], min_length=1)
     batch_size: int | None = execution(None, ge=1)
     workers: int | None = execution(None, ge=1)
+    cpus_per_worker: int | None = execution(None, ge=1)
     gpus_per_worker: int | None = execution(None, ge=1)
     cell_timeout_minutes: float = execution(60.0, gt=0)
 
     def without_effect(self) -> list[str]:
-        if self.tasks is None and self.model_fields_set - {"tasks"}:
+        if not self.is_asked and self.model_fields_set - {"tasks", "heldout_samples"}:
             return ["tasks is not set, so nothing is evaluated and the other settings do nothing"]
         return []
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether anything is evaluated."""
+        return self.tasks is not None or self.heldout_samples > 0

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -29,14 +29,13 @@ from raysel.evaluation.cell_stage import (
     judge_model,
     words_of,
 )
+from raysel.evaluation.heldout import heldout_task
 from raysel.evaluation.settings import EvaluationSettings
+from raysel.evaluation.task_files import TaskError
 from raysel.evaluation.tasks import EvalTask, load_tasks
 from raysel.models.size import model_size
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord, Store, digest, file_digest
-
-if TYPE_CHECKING:
-    pass
 
 CPU_BATCH = 16
 # A prompt with shots; what the batch size on a GPU is tried with.
@@ -52,16 +51,17 @@ def run(run: StageRun) -> StageOutput:
 
     settings: `evaluation`, `trust_remote_code`, `seed`, `model_name` (what the `model` column says), `identity` (of the
     model and of this stage's version), `base_identity` (of the model under an adapter, where it is evaluated as well),
-    `judge_identity` where there is a judge, `template` where prompts are put into the model's;
+    `judge_identity` where there is a judge, `template` where prompts are put into the model's or held-out samples are
+    scored, which are in the input `corpus`;
     inputs: `model` (a small base model) or the leaf `model` (a folder), and `tuned` (table `model` or `adapter`) where
     the model after training is evaluated; the leaf `judge` where answers are rated. Writes `results` and `items`.
     """
     settings: EvaluationSettings = run.settings["evaluation"]
-    tasks = load_tasks(settings)
+    tasks = [*(load_tasks(settings) if settings.tasks is not None else []), *_heldout_tasks(run, settings)]
     model = EvaluatedModel(
         run.inputs.get("model") or run.leaves.get("model"),
         run.inputs.get("tuned"),
-        run.settings.get("template") if settings.chat_template else None,
+        run.settings.get("template"),
         run.settings["trust_remote_code"],
     )
     wished = {"batch_size": settings.batch_size, "gpus": settings.gpus_per_worker}
@@ -91,8 +91,30 @@ def run(run: StageRun) -> StageOutput:
     return StageOutput(records, _summary(tasks, found, settings) | {"cells": addresses})
 
 
+def _heldout_tasks(run: StageRun, settings: EvaluationSettings) -> list[EvalTask]:
+    if not settings.heldout_samples:
+        return []
+    corpus = run.inputs["corpus"]
+    langs = run.cluster.run_task(_heldout_languages, corpus)
+    if not langs:
+        raise TaskError("evaluation.heldout_samples: the corpus holds nothing out; raise corpus.heldout")
+    return [heldout_task(lang, corpus.fingerprint, settings.heldout_samples) for lang in langs]
+
+
+def _heldout_languages(corpus: Artifact) -> list[str]:
+    """Ray task."""
+    langs = (corpus.read_shard(shard, ["lang"])["lang"].unique().to_pylist() for shard in corpus.shards("heldout"))
+    return sorted({lang for of in langs for lang in of})
+
+
 def _cells(run: StageRun, plan: dict[str, Any], tasks: list[EvalTask], identity: str, *, adapter: bool) -> list[Cell]:
-    return [Cell(task, _address(run, plan, task, identity), identity, adapter) for task in tasks]
+    return [Cell(task, _address(run, plan, task, identity), identity, adapter, _template(run, task)) for task in tasks]
+
+
+def _template(run: StageRun, task: EvalTask) -> str | None:
+    """What the task's prompts are put into."""
+    asked = task.is_heldout or run.settings["evaluation"].chat_template
+    return run.settings.get("template") if asked else None
 
 
 def _plan(run: StageRun, tasks: list[EvalTask], model: EvaluatedModel) -> dict[str, Any]:
@@ -100,7 +122,7 @@ def _plan(run: StageRun, tasks: list[EvalTask], model: EvaluatedModel) -> dict[s
     names = [task.name for task in tasks]
     if not run.cluster.gpus():
         # The number of threads decides the last bits: it must not depend on how many cells are left.
-        threads = run.cluster.cpus_each(settings.workers or min(2, run.cluster.cpus()))
+        threads = settings.cpus_per_worker or run.cluster.cpus_each(settings.workers or min(2, run.cluster.cpus()))
         return {"tasks": names, "batch_size": settings.batch_size or CPU_BATCH, "threads": threads, "gpus": 0}
     gpus = settings.gpus_per_worker
     if gpus is None:
@@ -158,9 +180,9 @@ def _address(run: StageRun, plan: dict[str, Any], task: EvalTask, identity: str)
                 split: [file_digest(run.attempt.store, file) for file in files]
                 for split, files in data_files_of(task).items()
             },
-            "split": settings.split,
-            "limit": settings.limit,
-            "template": run.settings.get("template") if settings.chat_template else None,
+            "split": task.split,
+            "limit": None if task.is_heldout else settings.limit,
+            "template": _template(run, task),
             "seed": run.settings["seed"],
             "batch": [plan["batch_size"], plan["threads"], plan["gpus"]],
             "harness": harness_version(),
@@ -184,6 +206,7 @@ def _score_cells(
         "plan": plan,
         "cells": cells,
         "model": model,
+        "corpus": run.inputs.get("corpus"),
         "judge": run.leaves.get("judge"),
         "evaluation": settings,
         "seed": run.settings["seed"],

@@ -34,7 +34,8 @@ class EvalTask:
 
     item names an item the same in all languages: a Jinja template over its fields, or `position`; None where the items
     of one language have no counterpart in another. part says which rows of the split that lm-eval scores
-    (`test_split`, without one `validation_split`) are the task's, where `dev_share` divides it.
+    (`test_split`, without one `validation_split`) are the task's, where `dev_share` divides it. split: what the items
+    count as. is_heldout: its documents are samples that the corpus holds out.
     """
 
     name: str
@@ -44,6 +45,8 @@ class EvalTask:
     item: str | None = None
     part: Part = "whole"
     dev_share: float | None = None
+    split: Split = "test"
+    is_heldout: bool = False
 
     @property
     def scored_split(self) -> str:
@@ -260,6 +263,7 @@ def _prepared(
         _item(name, config),
         part,
         settings.dev_share,
+        split,
     )
 
 

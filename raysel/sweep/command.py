@@ -11,6 +11,7 @@ from rich.console import Console
 
 from raysel.decisions import decide
 from raysel.errors import IncompleteError
+from raysel.evaluation.heldout import METRIC
 from raysel.evaluation.tasks import load_tasks
 from raysel.execution import local_scratch, run_folder
 from raysel.experiment import Experiment, checked
@@ -26,7 +27,7 @@ from raysel.sweep.live import LiveTrials
 from raysel.sweep.page import sweep_page
 from raysel.sweep.ranking import winners
 from raysel.sweep.records import Ranked, Sweep, TestScore, TrialRecord
-from raysel.sweep.settings import SpaceError
+from raysel.sweep.settings import Objective, SpaceError
 from raysel.sweep.sweep_progress import SweepProgress
 from raysel.sweep.table import ranking_table
 from raysel.sweep.trials import Search, read_search, shown
@@ -68,6 +69,8 @@ def refuse_what_is_not_evaluated(search: Search, experiment: Experiment) -> None
     for objective in search.space.objective:
         if objective.of != "results":
             continue
+        if asks_heldout(objective, experiment):
+            continue
         tasks = load_tasks(experiment.evaluation)
         chosen = [task for task in tasks if any(fnmatchcase(task.name, glob) for glob in objective.tasks)]
         chosen = [task for task in chosen if task.lang in (objective.languages or [task.lang])]
@@ -80,6 +83,12 @@ def refuse_what_is_not_evaluated(search: Search, experiment: Experiment) -> None
                 f"{_some(task.name for task in tasks)} in {_some(task.lang for task in tasks)}, by "
                 f"{_some(entry['metric'] for task in tasks for entry in task.config.get('metric_list') or [])}"
             )
+
+
+def asks_heldout(objective: Objective, experiment: Experiment) -> bool:
+    """Whether it is of held-out samples, whose languages only the corpus knows."""
+    evaluation = experiment.evaluation
+    return evaluation.heldout_samples > 0 and (objective.metric == METRIC or evaluation.tasks is None)
 
 
 def _some(names: Iterable[str]) -> str:
@@ -149,8 +158,10 @@ def concurrency_of(search: Search, cluster: Any, console: Console) -> int:
     settings = [search.trial(point, search.seeds[0], name="trial").training for point in search.known_points()]
     gpus, cpus = cluster.gpus(), cluster.cpus()
     room = []
-    for workers in {training.workers or gpus or min(2, cpus) for training in settings}:
-        each = {"num_cpus": 1, "num_gpus": 1} if gpus else {"num_cpus": cluster.cpus_each(workers), "num_gpus": 0}
+    asks = {(training.workers or gpus or min(2, cpus), training.cpus_per_worker) for training in settings}
+    for workers, own_cpus in asks:
+        share = own_cpus or (1 if gpus else cluster.cpus_each(workers))
+        each = {"num_cpus": share, "num_gpus": 1 if gpus else 0}
         cluster.refuse_unless_placeable("training.workers", workers, **each)
         room.append(cluster.places(**each) // workers)
     asked = search.space.limits.concurrency
@@ -207,6 +218,8 @@ def _averages(search: Search, artifacts: dict[str, Artifact]) -> list[tuple[str,
     rows: dict[str, dict[Any, Any]] = {}
     for model, artifact in models.items():
         for row in artifact.read("results").to_pylist():
+            if row["split"] != "test":
+                continue
             rows.setdefault(row["metric"], {}).setdefault((row["lang"], row["task"], row["metric"]), {})[model] = row
     items = {model: read_items(artifact) for model, artifact in models.items()}
     named = {objective.metric for objective in search.space.objective if objective.metric is not None}

@@ -88,9 +88,11 @@ class Search:
         if seed != self.experiment.seed and isinstance(base, dict):
             data["model"]["base"] = {**base, "seed": _given(base.get("seed"), self.experiment.seed)}
         evaluation = data.get("evaluation")
-        if of_trial and isinstance(evaluation, dict) and evaluation.get("tasks") is not None:
-            for key, value in (("evaluation.split", "dev"), ("evaluation.models", ["tuned"])):
-                self._assign(data, key, value)
+        if of_trial and isinstance(evaluation, dict):
+            if evaluation.get("tasks") is not None:
+                self._assign(data, "evaluation.split", "dev")
+            if evaluation.get("tasks") is not None or evaluation.get("heldout_samples"):
+                self._assign(data, "evaluation.models", ["tuned"])
         return data
 
     def _assign(self, data: dict[str, Any], key: str, value: Any) -> None:
@@ -123,8 +125,11 @@ class Search:
                 f"limits.trials is {self.space.limits.trials}: raise it, list fewer values, or draw (searcher random)"
             )
         for objective in self.space.objective:
-            if objective.of == "results" and self.experiment.evaluation.tasks is None:
-                raise SpaceError(f"{self.space_file}: objective {objective.label} needs evaluation.tasks")
+            if objective.of == "results" and not self.experiment.evaluation.is_asked:
+                raise SpaceError(
+                    f"{self.space_file}: objective {objective.label} needs evaluation.tasks or "
+                    "evaluation.heldout_samples"
+                )
             if objective.of == "heldout_loss" or self.space.scheduler == "asha":
                 self._refuse_without_heldout()
 

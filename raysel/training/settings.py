@@ -80,7 +80,8 @@ class TrainingSettings(Section):
     """Supervised fine-tuning with AdamW on DeepSpeed: LoRA adapters or all the weights (`full`), ZeRO stage 0 to 3.
 
     The learning rate rises linearly over the first warmup_share of the steps and then follows the schedule.
-    clip_norm bounds the norm of the gradient (null: no bound). workers defaults to one per GPU, without GPUs to two.
+    clip_norm bounds the norm of the gradient (null: no bound). workers defaults to one per GPU, without GPUs to two,
+    which share the CPUs unless cpus_per_worker says how many each takes.
     A step whose loss or gradient is not finite ends the run, unless up to skipped_steps of them may be passed over.
     A checkpoint is written every checkpoint_steps steps, when checkpoint_minutes have gone since the last, and at the
     end; the last checkpoints_kept stay, and of those by steps the one with the least loss on what is held out. export
@@ -115,6 +116,7 @@ class TrainingSettings(Section):
     checkpoints_kept: int = execution(2, ge=1)
     trackers: list[str] = execution([])
     workers: int | None = execution(None, ge=1)
+    cpus_per_worker: int | None = execution(None, ge=1)
     max_failures: int = execution(2, ge=0)
     timeout_minutes: float = execution(30.0, gt=0)
 

@@ -22,6 +22,7 @@ from raysel.training.board import Board
 from raysel.training.loop import Outcome, Training
 from raysel.training.model_card import ModelCard, card_text
 from raysel.training.queued_tokens import trained_order
+from raysel.training.settings import TrainingSettings
 from raysel.training.trackers import Trackers, open_trackers
 
 POLL_SECONDS = 0.5
@@ -76,7 +77,7 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
     """
     finished = _finished_earlier(run.attempt)
     if finished is None:
-        job = Job(training, model, workers=choose_workers(run, training.settings.workers), **tables)
+        job = Job(training, model, workers=choose_workers(run, training.settings), **tables)
         board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
         stop = threading.Event()
         with (
@@ -101,11 +102,12 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
     return StageOutput([*records, finished], finished.summary["result"])
 
 
-def choose_workers(run: StageRun, asked: int | None) -> Workers:
-    """One worker per GPU, or two that share the CPUs, unless `asked`. `UserError` where they cannot run together."""
+def choose_workers(run: StageRun, settings: TrainingSettings) -> Workers:
+    """One worker per GPU, or two that share the CPUs, unless `settings` say otherwise. `UserError` where they cannot
+    run together."""
     gpus, cpus = run.cluster.gpus(), run.cluster.cpus()
-    number = asked or gpus or min(2, cpus)
-    each = 1 if gpus else run.cluster.cpus_each(number)
+    number = settings.workers or gpus or min(2, cpus)
+    each = settings.cpus_per_worker or (1 if gpus else run.cluster.cpus_each(number))
     run.cluster.refuse_unless_placeable("training.workers", number, num_cpus=each, num_gpus=1 if gpus else 0)
     return Workers(number, each, bool(gpus))
 
