@@ -86,6 +86,17 @@ def sweep(
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="one of the studies that `raysel study list` names")],
+    overrides: Overrides = None,
+) -> None:
+    """One question of the papers from end to end, with its figure: small, on two cores, in minutes."""
+    from raysel.studies.command import run_study
+
+    raise typer.Exit(run_study(name, overrides or []))
+
+
+@app.command()
 def plan(
     experiment: ExperimentFile,
     space: Annotated[Path | None, typer.Argument(metavar="[SPACE.yaml]", help="of a sweep over this space")] = None,

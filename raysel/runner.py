@@ -57,6 +57,16 @@ def run_experiment(experiment: Experiment, *, until: str | None = None, only_pub
     return 0
 
 
+def run_on(cluster: Any, experiment: Experiment, store: Store, console: Console, *, until: str) -> dict[str, Artifact]:
+    """Run an experiment up to the stage `until` on a cluster that is there: a part of something larger."""
+    steps = expand(experiment, store, until)
+    decisions = decide(steps, store, previous_steps(store, experiment.name))
+    write_record(store, experiment, steps, status="unfinished", until=until)
+    artifacts = execute_all(experiment, store, decisions, console, cluster)
+    write_record(store, experiment, steps, status="finished", until=until)
+    return artifacts
+
+
 def execute_all(
     experiment: Experiment,
     store: Store,

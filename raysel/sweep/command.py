@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from raysel.decisions import decide
 from raysel.errors import IncompleteError
 from raysel.evaluation.heldout import METRIC
 from raysel.evaluation.tasks import load_tasks
@@ -20,7 +19,7 @@ from raysel.output import quiet_process
 from raysel.pipeline import expand
 from raysel.report.gather_stage import read_items
 from raysel.report.result_lines import MetricLines
-from raysel.runner import execute_all, previous_steps, write_record
+from raysel.runner import run_on
 from raysel.store import Artifact, Store
 from raysel.sweep.against_next import with_contrasts
 from raysel.sweep.live import LiveTrials
@@ -194,18 +193,9 @@ def _score_winners(
             name = winner_name(search, line, best) + (f"-seed{trials[number].seed}" if place else "")
             console.print(f"scoring on test items: {name} ({shown(line.parameters)})", highlight=False, markup=False)
             data = search.trial_data(line.parameters, trials[number].seed, name=name, of_trial=False)
-            artifacts = _run(checked(data, where=name), store, cluster, console)
+            artifacts = run_on(cluster, checked(data, where=name), store, console, until="results")
             found += [_test_score(line, trials[number].seed, *of) for of in _averages(search, artifacts)]
     return found
-
-
-def _run(experiment: Experiment, store: Store, cluster: Any, console: Console) -> dict[str, Artifact]:
-    steps = expand(experiment, store, "results")
-    decisions = decide(steps, store, previous_steps(store, experiment.name))
-    write_record(store, experiment, steps, status="unfinished", until="results")
-    artifacts = execute_all(experiment, store, decisions, console, cluster)
-    write_record(store, experiment, steps, status="finished", until="results")
-    return artifacts
 
 
 def winner_name(search: Search, line: Ranked, best: Sequence[Ranked]) -> str:

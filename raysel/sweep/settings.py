@@ -1,6 +1,7 @@
 """What a space file says: which keys of an experiment are tried with which values, what is best, and how long it may
 take."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,7 +160,8 @@ class Limits(Section):
 class Space(Section):
     """A space file.
 
-    parameters: key of the experiment -> its values. seeds: every point is tried with each (none: the experiment's own);
+    parameters: key of the experiment -> its values; or, in their place, points: mappings of keys to values, each tried
+    as it is, where not every combination is wanted. seeds: every point is tried with each (none: the experiment's own);
     what is held out stays the same. objective: one, or two to find the best compromises of.
     searcher: grid (every combination of grids and choices), random, or tpe (Optuna's tree-structured Parzen estimator:
     it learns from the points that are done); left open, grid where every parameter is listed, else random. Point k of
@@ -168,7 +170,8 @@ class Space(Section):
     trial, below the sweep's folder. retries: how often a trial whose process or node was lost is started again.
     """
 
-    parameters: dict[str, Parameter] = Field(min_length=1)
+    parameters: dict[str, Parameter] = Field({}, validate_default=True)
+    points: list[dict[str, JsonValue]] = []
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = []
     objective: list[Objective] = Field(min_length=1, max_length=2)
     searcher: Literal["grid", "random", "tpe"] | None = None
@@ -184,6 +187,28 @@ class Space(Section):
     @classmethod
     def one_or_two(cls, given: Any) -> Any:
         return [given] if isinstance(given, dict) else given
+
+    @model_validator(mode="before")
+    @classmethod
+    def points_are_parameters_too(cls, data: Any) -> Any:
+        """Each key of the points is a parameter with the values that it has there."""
+        if not isinstance(data, dict) or not isinstance(points := data.get("points"), list) or not points:
+            return data
+        listed = [point for point in points if isinstance(point, dict)]
+        values = {
+            key: {"grid": list({json.dumps(of[key]): of[key] for of in listed if key in of}.values())}
+            for of in listed
+            for key in of
+        }
+        if data.get("parameters") not in (None, {}, values):
+            raise ValueError("parameters and points: give one of them")
+        return data | {"parameters": values}
+
+    @model_validator(mode="after")
+    def something_is_tried(self) -> "Space":
+        if not self.parameters:
+            raise ValueError("parameters: give keys of the experiment with their values, or points")
+        return self
 
     @field_validator("parameters")
     @classmethod
@@ -204,6 +229,8 @@ class Space(Section):
     @model_validator(mode="after")
     def searcher_fits(self) -> "Space":
         drawn = [key for key, of in self.parameters.items() if of.kind not in LISTED]
+        if self.points and self.search != "grid":
+            raise ValueError(f"searcher {self.search} draws points of its own: leave it out, or points")
         if self.searcher == "grid" and drawn:
             raise ValueError(f"searcher grid tries listed values; {drawn[0]} is drawn: searcher random or tpe")
         if self.search != "grid" and self.limits.trials is None:

@@ -69,7 +69,9 @@ def _inside(value: Any, rest: str) -> Any:
 
 def grid(space: Space, known: Known) -> list[Point]:
     """Every combination of the listed values, each once: what differs in a key whose condition does not hold is one
-    point. Raises `SpaceError` above 10,000 combinations."""
+    point; or the space's own points. Raises `SpaceError` above 10,000 combinations."""
+    if space.points:
+        return distinct(copy.deepcopy(space.points))
     keys = list(space.parameters)
     size = math.prod(len(of.values) for of in space.parameters.values())
     if size > MOST_POINTS:

@@ -1,0 +1,145 @@
+"""What a study's values say: every condition beside what it is compared with, and whether the controls hold. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raysel.evaluation.intervals import Interval, t_interval
+from raysel.studies.contrasts import Contrast, contrast
+from raysel.studies.results import Condition, languages
+from raysel.studies.settings import Compared, Control
+
+
+@dataclass(frozen=True)
+class Line:
+    """A condition. label: what is varied, in words; across: its place on the horizontal axis, where there is one;
+    group: its value of the key that divides the conditions into lines. mean: over languages and seeds; by_language:
+    over seeds; against: less the condition it is compared with, None for that one itself."""
+
+    condition: Condition
+    label: str
+    across: float | None
+    group: str
+    mean: Interval
+    by_language: Mapping[str, Interval]
+    against: Contrast | None
+    is_reference: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A control: what was expected and what was seen. holds: None where a condition of it is missing."""
+
+    name: str
+    of: Control
+    contrast: Contrast | None
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """langs: those that every condition has a value in, of which the means are."""
+
+    langs: list[str]
+    lines: list[Line]
+    missing: list[Condition]
+    outcomes: list[Outcome]
+
+    @property
+    def is_sensitive(self) -> bool | None:
+        """Whether every effect that is known to be there was seen; None where none was looked for."""
+        found = [outcome.holds for outcome in self.outcomes if outcome.of.expected == "detected"]
+        return None if not found or None in found else all(found)
+
+
+def analyse(
+    conditions: Sequence[Condition],
+    compared: Compared,
+    controls: Mapping[str, Control],
+    measured_in: Sequence[str] = (),
+) -> Findings:
+    """measured_in: the languages whose mean counts (none: all). Raises ValueError where nothing has a value."""
+    whole = [condition for condition in conditions if condition.is_whole]
+    langs = [lang for lang in languages(whole) if lang in (measured_in or [lang])]
+    if not langs:
+        raise ValueError("no condition has values in every seed and a common language")
+    asked = [condition for condition in whole if condition.control is None]
+    lines = [_line(condition, asked, compared, langs) for condition in asked]
+    outcomes = [
+        _outcome(name, of, [one for one in conditions if one.control == name], langs) for name, of in controls.items()
+    ]
+    missing = [condition for condition in conditions if not condition.is_whole]
+    return Findings(langs, sorted(lines, key=_place), missing, outcomes)
+
+
+def _line(condition: Condition, others: Sequence[Condition], compared: Compared, langs: Sequence[str]) -> Line:
+    reference = _reference(condition, others, compared)
+    across = condition.parameters.get(compared.across) if compared.across is not None else None
+    group = condition.parameters.get(compared.lines) if compared.lines is not None else None
+    return Line(
+        condition,
+        label(condition.parameters, compared),
+        float(across) if isinstance(across, int | float) else None,
+        _word(group, compared) if compared.lines is not None else "",
+        over_seeds([sum(of[lang] for lang in langs) / len(langs) for of in condition.values.values()]),
+        {lang: over_seeds([of[lang] for of in condition.values.values()]) for lang in langs},
+        None if reference is None or reference is condition else difference(condition, reference, langs),
+        reference is condition,
+    )
+
+
+def _reference(condition: Condition, others: Sequence[Condition], compared: Compared) -> Condition | None:
+    """The condition with the reference's values; of several the one that is equal in everything else."""
+    if not compared.reference:
+        return None
+    wanted = {**condition.parameters, **compared.reference}
+    fitting = [other for other in others if _has(other.parameters, compared.reference)]
+    same = [other for other in fitting if all(other.parameters.get(key) == value for key, value in wanted.items())]
+    if same:
+        return same[0]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _has(parameters: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(key in parameters and parameters[key] == value for key, value in wanted.items())
+
+
+def difference(first: Condition, second: Condition, langs: Sequence[str]) -> Contrast:
+    """The first less the second, seed by seed."""
+    seeds = sorted(first.values.keys() & second.values.keys())
+    return contrast(*([{lang: of.values[seed][lang] for lang in langs} for seed in seeds] for of in (first, second)))
+
+
+def _outcome(name: str, of: Control, pair: Sequence[Condition], langs: Sequence[str]) -> Outcome:
+    if len(pair) != 2 or not all(condition.is_whole for condition in pair):
+        return Outcome(name, of, None, None)
+    found = difference(pair[0], pair[1], langs)
+    # Less is better: an effect is only the expected one if it is for the better.
+    seen = found.verdict == "lower" if of.expected == "detected" else found.verdict in ("lower", "higher")
+    return Outcome(name, of, found, seen == (of.expected == "detected"))
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    mean = sum(values) / len(values)
+    return Interval(mean, *t_interval(values)) if len(values) > 1 else Interval(mean)
+
+
+def label(parameters: Mapping[str, Any], compared: Compared) -> str:
+    """What is varied, in the words of the study's file."""
+    shown = {key: value for key, value in parameters.items() if key not in compared.unnamed}
+    return ", ".join(_worded(key, value, compared) for key, value in shown.items())
+
+
+def _worded(key: str, value: Any, compared: Compared) -> str:
+    name = compared.named.get(key, key.rpartition(".")[2])
+    return f"{name} {_word(value, compared)}".strip()
+
+
+def _word(value: Any, compared: Compared) -> str:
+    from raysel.sweep.values import value_text
+
+    return compared.named.get(str(value), value_text(value))
+
+
+def _place(line: Line) -> tuple[str, float, int]:
+    return line.group, line.across if line.across is not None else 0.0, line.condition.number

@@ -1,0 +1,204 @@
+"""`raysel study NAME`: makes what the study needs, runs its conditions as the trials of a sweep, says what came out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from raysel.errors import IncompleteError
+from raysel.evaluation.heldout import METRIC
+from raysel.execution import local_scratch, run_folder
+from raysel.experiment import checked, resolve_paths
+from raysel.interruption import raise_if_interrupted, remembered_interrupts
+from raysel.output import quiet_process
+from raysel.store import Store
+from raysel.studies.made import Made, named_in, with_paths
+from raysel.studies.results import Condition
+from raysel.studies.settings import FILES, Control, Study, load_shared, load_study
+from raysel.sweep.records import TrialRecord
+from raysel.sweep.settings import Space
+from raysel.sweep.space import Point, grid
+from raysel.sweep.trials import Search, shown
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's small form, read: its experiment as data (which may name what is still to be made), the points with the
+    names of their controls, and what is made first."""
+
+    name: str
+    study: Study
+    data: dict[str, Any]
+    points: list[tuple[Point, str | None]]
+    controls: dict[str, Control]
+    made: Made
+
+    @property
+    def run_name(self) -> str:
+        return f"study-{self.name}"
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.study.small.seeds
+
+    def space(self, points: Sequence[Point]) -> Space:
+        return Space.model_validate({"points": points, "seeds": self.seeds, "objective": {"metric": METRIC}})
+
+    def wanted(self) -> set[str]:
+        """What is to be made."""
+        return set(named_in(self.data)) | {name for point, _ in self.points for name in named_in(point)}
+
+    def search(self, paths: Mapping[str, str]) -> Search:
+        """The trials, once it is known where everything is that was made."""
+        data = with_paths(self.data, paths)
+        experiment = checked(data, where=f"study {self.name}")
+        space = self.space([with_paths(point, paths) for point, _ in self.points])
+        dump = experiment.model_dump(mode="json")
+        search = Search(data, experiment, space, Path(self.name), Path(str(FILES)) / f"{self.name}.yaml", dump)
+        search.check()
+        return search
+
+
+def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
+    """Read and check a study. Raises `StudyError`, `ExperimentError`, `SpaceError`."""
+    study, shared = load_study(name), load_shared()
+    form = study.small
+    data = merged(shared.experiment, form.experiment) | {"name": "study", "storage": str(Path.cwd() / "out")}
+    resolve_paths(data, Path(str(FILES)), overrides)
+    supposed = Made(name, data, Store(data["storage"]), shared.corpora | form.corpora, shared.models | form.models)
+    experiment = checked(with_paths(data, supposed.supposed()), where=f"study {name}")
+    dump = experiment.model_dump(mode="json")
+    controls = {key: shared.controls[key] for key in form.shared_controls} | form.controls
+    points: list[tuple[Point, str | None]] = [(point, None) for point in _points(form, dump)]
+    points += [(dict(point), key) for key, of in controls.items() for point in (of.first, of.second)]
+    plan = Plan(name, study, data, points, controls, supposed)
+    plan.search(supposed.supposed())
+    return plan
+
+
+def _points(form: Any, dump: Mapping[str, Any]) -> list[Point]:
+    if form.points:
+        return [dict(point) for point in form.points]
+    space = Space.model_validate({"parameters": form.parameters, "objective": {"metric": METRIC}})
+
+    def known(key: str) -> Any:
+        inner: Any = dump
+        for part in key.split("."):
+            inner = inner[part]
+        return inner
+
+    return grid(space, known)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two mappings of sections as one; what `above` says counts."""
+    found = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if both else value
+    return found
+
+
+def run_study(name: str, overrides: Sequence[str] = ()) -> int:
+    """Run a study's small form, or what is left of it; print the verdict. Returns the exit code, 0.
+
+    `IncompleteError` where no condition came to an end.
+    """
+    plan = read_plan(name, overrides)
+    store = plan.made.store
+    store.refuse_unwritable()
+    log = local_scratch(store, plan.run_name) / "log.txt"
+    with quiet_process(log) as console:
+        _tell_question(plan, console)
+        console.print(f"output of Ray, DeepSpeed and their workers: {log}", style="dim", highlight=False)
+        with remembered_interrupts():
+            conditions = _run(plan, store, console)
+        _report(plan, store, conditions, console)
+    return 0
+
+
+def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
+    from raysel.cluster import Cluster
+    from raysel.sweep.command import concurrency_of
+    from raysel.sweep.live import LiveTrials
+    from raysel.sweep.sweep_progress import SweepProgress
+    from raysel.sweep.tuning import tune_trials
+
+    with ExitStack() as open_until_done:
+        settings = checked(with_paths(plan.data, plan.made.supposed()), where=plan.run_name).cluster
+        cluster = open_until_done.enter_context(Cluster(settings.address, settings.num_cpus))
+        plan.made.make(sorted(plan.wanted()), cluster, console)
+        search = plan.search(plan.made.paths)
+        concurrency = concurrency_of(search, cluster, console)
+        progress = SweepProgress(search, store, concurrency=concurrency, devices=cluster.gpus() or cluster.cpus())
+        live = open_until_done.enter_context(LiveTrials(console))
+        tune_trials(progress, live.show, lambda record: live.ended(record, progress))
+        raise_if_interrupted()
+        if not progress.ranking():
+            reasons = [f"  {shown(of.parameters)}: {of.reason}" for of in progress.ended.values() if of.reason]
+            listed = "\n".join(reasons[:5])
+            raise IncompleteError(f"no condition of the study came to an end with every seed; what did not:\n{listed}")
+        found: list[Condition] = cluster.run_task(_gather, store, plan.points, search, list(progress.ended.values()))
+        return found
+
+
+def _gather(
+    store: Store, points: Sequence[tuple[Point, str | None]], search: Search, records: Sequence[TrialRecord]
+) -> list[Condition]:
+    """Ray task: the trials' results by condition."""
+    of_point: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        of_point.setdefault(json.dumps(record.parameters, sort_keys=True), []).append(record)
+    found = []
+    for number, ((point, control), tried) in enumerate(zip(points, search.space.points, strict=True)):
+        condition = Condition(number, point, control, {})
+        values: dict[int, dict[str, float]] = {}
+        addresses: dict[int, str] = {}
+        missing: dict[int, str] = {}
+        for record in of_point.get(json.dumps(tried, sort_keys=True), []):
+            if record.status != "finished":
+                missing[record.seed] = record.reason
+                continue
+            address = next(address for address in record.artifacts if address.startswith("results/"))
+            artifact = store.artifact(*address.split("/"))
+            if artifact is None:
+                raise FileNotFoundError(f"{store.shown(address)}, the results of trial {record.number}, is gone")
+            rows = [row for row in artifact.read("results").to_pylist() if row["metric"] == METRIC]
+            values[record.seed] = {row["lang"]: float(row["value"]) for row in rows}
+            addresses[record.seed] = address
+        found.append(replace(condition, values=values, addresses=addresses, missing=missing))
+    return found
+
+
+def _tell_question(plan: Plan, console: Console) -> None:
+    study = plan.study
+    console.print(f"{study.title}: {study.question}", highlight=False, markup=False)
+    console.print(
+        f"{len(plan.points)} conditions x {len(plan.seeds)} seeds on the small form; {study.source}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _report(plan: Plan, store: Store, conditions: Sequence[Condition], console: Console) -> None:
+    folder = run_folder(plan.run_name)
+    store.write_json(
+        f"{folder}/study.json",
+        [
+            {
+                "parameters": dict(of.parameters),
+                "control": of.control,
+                "values": {str(seed): dict(found) for seed, found in of.values.items()},
+                "results": {str(seed): address for seed, address in of.addresses.items()},
+                "missing": {str(seed): why for seed, why in of.missing.items()},
+            }
+            for of in conditions
+        ],
+    )
+    for of in conditions:
+        means = {seed: sum(v.values()) / len(v) for seed, v in of.values.items()}
+        console.print(of.control or "", shown(of.parameters), means, highlight=False, markup=False)

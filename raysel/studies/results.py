@@ -1,0 +1,32 @@
+"""What came out of a study's trials: one value for each condition, seed and language. Plain data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A point of the study. control: the name of the control that it belongs to, or None.
+
+    values: seed -> language -> value; addresses: seed -> the `results` artifact that its values are rows of; ended: of
+    a seed without values why not.
+    """
+
+    number: int
+    parameters: Mapping[str, Any]
+    control: str | None
+    values: Mapping[int, Mapping[str, float]]
+    addresses: Mapping[int, str] = field(default_factory=dict)
+    missing: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every seed has values."""
+        return bool(self.values) and not self.missing
+
+
+def languages(conditions: Sequence[Condition]) -> list[str]:
+    """Those that every condition with values has a value of."""
+    found = [set(of) for condition in conditions for of in condition.values.values()]
+    return sorted(set.intersection(*found)) if found else []

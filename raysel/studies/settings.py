@@ -1,0 +1,146 @@
+"""What the file of a study says: the question, how it is asked small and in full, and what is compared with what."""
+
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from raysel.errors import UserError
+from raysel.experiment import explain, parse_yaml
+from raysel.models.settings import BaseModelSettings
+from raysel.settings import Section
+from raysel.sweep.settings import Parameter
+
+FILES = files("raysel.studies") / "files"
+# What the studies share: the small form's experiment and models, and controls that several use.
+SHARED = "shared.yaml"
+
+
+class StudyError(UserError):
+    """A study that is not there, or a study file that cannot be used."""
+
+
+class DerivedCorpus(Section):
+    """A corpus made from the experiment's own; what is held out stays as it is. languages: only these (left open: all).
+    confused: this share of the samples that are trained on gets the response of another language's sample."""
+
+    languages: list[str] = []
+    confused: float = Field(0.0, ge=0, le=1)
+
+
+class StudyModel(Section):
+    """A small base model that is made first, from the experiment's corpus or from a derived one (`corpus`)."""
+
+    corpus: str | None = None
+    base: BaseModelSettings = BaseModelSettings()
+
+
+class Control(Section):
+    """Two conditions of which the answer is known beforehand: the first is better (detected), or they differ by chance
+    alone (not detected). what: in one sentence, which conditions."""
+
+    what: str
+    expected: Literal["detected", "not detected"]
+    first: dict[str, JsonValue]
+    second: dict[str, JsonValue]
+
+
+class Compared(Section):
+    """What is compared with what.
+
+    across: the key on the horizontal axis (left open: the conditions one below the other); lines: the key that divides
+    them into lines; reference: the keys and values of the condition that every other is compared with, of several the
+    one that is equal in all other keys. languages: those whose mean counts (left open: all). named: how keys and
+    values are called in figures and tables; unnamed: keys that are not shown.
+    """
+
+    across: str | None = None
+    lines: str | None = None
+    reference: dict[str, JsonValue] = {}
+    languages: list[str] = []
+    named: dict[str, str] = {}
+    unnamed: list[str] = []
+
+
+class SmallForm(Section):
+    """The study on two cores in minutes: the conditions (`parameters` as a space has them, or `points`), each with
+    every seed. experiment: changes to the shared small experiment. controls: names of shared ones, or own ones.
+    shows, cannot_show: what such a small model can tell, and what it cannot."""
+
+    experiment: dict[str, Any] = {}
+    parameters: dict[str, Parameter] = {}
+    points: list[dict[str, JsonValue]] = []
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0, 1, 2], min_length=1)
+    corpora: dict[str, DerivedCorpus] = {}
+    models: dict[str, StudyModel] = {}
+    controls: dict[str, Control] = {}
+    shared_controls: list[str] = []
+    shows: str
+    cannot_show: str
+
+    @model_validator(mode="after")
+    def something_is_compared(self) -> "SmallForm":
+        if bool(self.parameters) == bool(self.points):
+            raise ValueError("give parameters or points, one of them")
+        return self
+
+
+class FullForm(Section):
+    """The study with the models, data and sizes of the paper. experiment and parameters: as files of their own would
+    say; training_rows, tokens_per_row, models (name -> billions of parameters), conditions x seeds: what its price is
+    reckoned from. unknown: what the paper does not say and is chosen here."""
+
+    experiment: dict[str, Any] = {}
+    parameters: dict[str, Parameter] = {}
+    points: list[dict[str, JsonValue]] = []
+    seeds: list[int] = Field([0], min_length=1)
+    unknown: list[str] = []
+
+
+class Study(Section):
+    """A study file. title: in a few words; question: in one sentence; source: paper and section; claim: what the paper
+    says; published: the published figures drawn beside (a name in `raysel.studies.published`)."""
+
+    title: str
+    question: str
+    source: str
+    claim: str
+    published: str | None = None
+    compared: Compared = Compared()
+    small: SmallForm
+    full: FullForm | None = None
+
+
+class SharedSettings(Section):
+    experiment: dict[str, Any]
+    models: dict[str, StudyModel]
+    corpora: dict[str, DerivedCorpus]
+    controls: dict[str, Control]
+
+
+def names() -> list[str]:
+    """The studies there are."""
+    return sorted(
+        file.name.removesuffix(".yaml")
+        for file in FILES.iterdir()
+        if file.name.endswith(".yaml") and file.name != SHARED
+    )
+
+
+def load_study(name: str) -> Study:
+    """Read a study's file. Raises `StudyError`."""
+    if name not in names():
+        raise StudyError(f"there is no study {name!r}; the studies are {', '.join(names())}")
+    return _read(f"{name}.yaml", Study)
+
+
+def load_shared() -> SharedSettings:
+    return _read(SHARED, SharedSettings)
+
+
+def _read(name: str, kind: Any) -> Any:
+    data = parse_yaml((FILES / name).read_text(encoding="utf-8"), name)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise StudyError(explain(error, name, kind)) from None
