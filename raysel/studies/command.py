@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from raysel.errors import IncompleteError
 from raysel.evaluation.heldout import METRIC
@@ -15,10 +16,14 @@ from raysel.execution import local_scratch, run_folder
 from raysel.experiment import checked, resolve_paths
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
 from raysel.output import quiet_process
+from raysel.report.formats import decimal
 from raysel.store import Store
+from raysel.studies.analysis import Findings, analyse
 from raysel.studies.made import Made, named_in, with_paths
+from raysel.studies.page import study_page
 from raysel.studies.results import Condition
 from raysel.studies.settings import FILES, Control, Study, load_shared, load_study
+from raysel.studies.verdict import answer, control_words, difference_words
 from raysel.sweep.records import TrialRecord
 from raysel.sweep.settings import Space
 from raysel.sweep.space import Point, grid
@@ -199,6 +204,23 @@ def _report(plan: Plan, store: Store, conditions: Sequence[Condition], console: 
             for of in conditions
         ],
     )
-    for of in conditions:
-        means = {seed: sum(v.values()) / len(v) for seed, v in of.values.items()}
-        console.print(of.control or "", shown(of.parameters), means, highlight=False, markup=False)
+    findings = analyse(conditions, plan.study.compared, plan.controls)
+    page = study_page(plan.name, plan.study, findings, conditions, plan.data)
+    store.write_bytes(f"{folder}/report.html", page.encode())
+    console.print(conditions_table(findings))
+    for outcome in findings.outcomes:
+        console.print(f"control {outcome.name}: {control_words(outcome)}", highlight=False, markup=False)
+    console.print(answer(findings), style="bold", highlight=False, markup=False)
+    console.print(f"it cannot show {plan.study.small.cannot_show}", highlight=False, markup=False)
+    console.print(f"report: {store.shown(f'{folder}/report.html')}", highlight=False, markup=False)
+
+
+def conditions_table(findings: Findings) -> Table:
+    table = Table("condition", box=None)
+    for heading in ("bits per byte", "less what it is compared with", "verdict"):
+        table.add_column(heading, justify="right")
+    for line in findings.lines:
+        mean = f"{decimal(line.mean.value)} [{decimal(line.mean.low)}, {decimal(line.mean.high)}]"
+        against = difference_words(line.against) if line.against is not None else ""
+        table.add_row(line.label, mean, against, line.against.verdict if line.against is not None else "")
+    return table

@@ -1,0 +1,56 @@
+"""A study as one HTML page: the question, the answer, the figure, the controls, and where every number comes from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raysel import __version__
+from raysel.report.page import environment
+from raysel.report.palette import DARK, LIGHT, css_variables
+from raysel.report.provenance import experiment_file
+from raysel.studies.analysis import Findings
+from raysel.studies.figures import conditions_figure
+from raysel.studies.results import Condition
+from raysel.studies.settings import Study
+from raysel.studies.verdict import answer, control_words
+from raysel.sweep.trials import shown
+
+
+def study_page(
+    name: str, study: Study, findings: Findings, conditions: Sequence[Condition], experiment: Mapping[str, Any]
+) -> str:
+    """The page; the same text for the same study. experiment: what all its trials share, as an experiment file says."""
+    compared = study.compared
+    axis = compared.named.get(compared.across, compared.across) if compared.across is not None else ""
+    figure = conditions_figure("conditions", findings, axis)
+    context: dict[str, Any] = {
+        "name": name,
+        "study": study,
+        "form": study.small,
+        "findings": findings,
+        "conditions": conditions,
+        "answer": answer(findings),
+        "control_words": control_words,
+        "figure": figure,
+        "seeds": study.small.seeds,
+        "compares": any(line.against is not None for line in findings.lines),
+        "experiment_file": experiment_file(dict(experiment)),
+        "version": __version__,
+        "light": css_variables(LIGHT),
+        "dark": css_variables(DARK),
+        "sections": _sections(findings),
+    }
+    pages = environment("raysel.studies")
+    pages.filters["parameters"] = shown
+    return pages.get_template("study.html.jinja").render(context)
+
+
+def _sections(findings: Findings) -> list[tuple[str, str]]:
+    shown = {
+        "conditions": ("Conditions", True),
+        "controls": ("Controls", findings.outcomes),
+        "languages": ("By language", True),
+        "missing": ("Missing", findings.missing),
+        "values": ("Values", True),
+        "settings": ("Settings", True),
+    }
+    return [(key, title) for key, (title, there) in shown.items() if there]
