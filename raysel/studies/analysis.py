@@ -9,17 +9,20 @@ from raysel.studies.contrasts import Contrast, contrast
 from raysel.studies.results import Condition, languages
 from raysel.studies.settings import Compared, Control
 
+CLEAR = ("lower", "higher")
+
 
 @dataclass(frozen=True)
 class Line:
     """A condition. label: what is varied, in words; across: its place on the horizontal axis, where there is one;
     group: its value of the key that divides the conditions into lines. mean: over languages and seeds; by_language:
-    over seeds; against: less the condition it is compared with, None for that one itself."""
+    over seeds; against: less the condition it is compared with, None for that one itself. langs: of which it all is."""
 
     condition: Condition
     label: str
     across: float | None
     group: str
+    langs: list[str]
     mean: Interval
     by_language: Mapping[str, Interval]
     against: Contrast | None
@@ -64,7 +67,8 @@ def analyse(
     if not langs:
         raise ValueError("no condition has values in every seed and a common language")
     asked = [condition for condition in whole if condition.control is None]
-    lines = [_line(condition, asked, compared, langs) for condition in asked]
+    groups = {name: [lang for lang in own if lang in langs] for name, own in compared.groups.items()} or {"": langs}
+    lines = [_line(condition, asked, compared, own, name) for name, own in groups.items() if own for condition in asked]
     outcomes = [
         _outcome(name, of, [one for one in conditions if one.control == name], langs) for name, of in controls.items()
     ]
@@ -72,15 +76,19 @@ def analyse(
     return Findings(langs, sorted(lines, key=_place), missing, outcomes)
 
 
-def _line(condition: Condition, others: Sequence[Condition], compared: Compared, langs: Sequence[str]) -> Line:
+def _line(
+    condition: Condition, others: Sequence[Condition], compared: Compared, langs: Sequence[str], group_of_languages: str
+) -> Line:
     reference = _reference(condition, others, compared)
     across = condition.parameters.get(compared.across) if compared.across is not None else None
-    group = condition.parameters.get(compared.lines) if compared.lines is not None else None
+    divided = [_word(condition.parameters.get(compared.lines), compared)] if compared.lines is not None else []
+    named = condition.name or label(condition.parameters, compared)
     return Line(
         condition,
-        label(condition.parameters, compared),
+        ", ".join(filter(None, (named, group_of_languages))),
         float(across) if isinstance(across, int | float) else None,
-        _word(group, compared) if compared.lines is not None else "",
+        ", ".join(filter(None, (*divided, group_of_languages))),
+        list(langs),
         over_seeds([sum(of[lang] for lang in langs) / len(langs) for of in condition.values.values()]),
         {lang: over_seeds([of[lang] for of in condition.values.values()]) for lang in langs},
         None if reference is None or reference is condition else difference(condition, reference, langs),
@@ -106,8 +114,11 @@ def _has(parameters: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def difference(first: Condition, second: Condition, langs: Sequence[str]) -> Contrast:
     """The first less the second, seed by seed."""
-    seeds = sorted(first.values.keys() & second.values.keys())
-    return contrast(*([{lang: of.values[seed][lang] for lang in langs} for seed in seeds] for of in (first, second)))
+    runs = [
+        {seed: {lang: of[lang] for lang in langs} for seed, of in condition.values.items()}
+        for condition in (first, second)
+    ]
+    return contrast(*runs)
 
 
 def _outcome(name: str, of: Control, pair: Sequence[Condition], langs: Sequence[str]) -> Outcome:
@@ -115,7 +126,7 @@ def _outcome(name: str, of: Control, pair: Sequence[Condition], langs: Sequence[
         return Outcome(name, of, None, None)
     found = difference(pair[0], pair[1], langs)
     # Less is better: an effect is only the expected one if it is for the better.
-    seen = found.verdict == "lower" if of.expected == "detected" else found.verdict in ("lower", "higher")
+    seen = found.overall.verdict == "lower" if of.expected == "detected" else found.overall.verdict in CLEAR
     return Outcome(name, of, found, seen == (of.expected == "detected"))
 
 

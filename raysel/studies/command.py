@@ -22,8 +22,8 @@ from raysel.studies.analysis import Findings, analyse
 from raysel.studies.made import Made, named_in, with_paths
 from raysel.studies.page import study_page
 from raysel.studies.results import Condition
-from raysel.studies.settings import FILES, Control, Study, load_shared, load_study
-from raysel.studies.verdict import answer, control_words, difference_words
+from raysel.studies.settings import FILES, Control, SmallForm, Study, load_shared, load_study
+from raysel.studies.verdict import answer, control_words, difference_words, verdict_word
 from raysel.sweep.records import TrialRecord
 from raysel.sweep.settings import Space
 from raysel.sweep.space import Point, grid
@@ -32,13 +32,13 @@ from raysel.sweep.trials import Search, shown
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's small form, read: its experiment as data (which may name what is still to be made), the points with the
-    names of their controls, and what is made first."""
+    """A study's small form, read: its experiment as data (which may name what is still to be made), the conditions,
+    still without values, and what is made first."""
 
     name: str
     study: Study
     data: dict[str, Any]
-    points: list[tuple[Point, str | None]]
+    conditions: list[Condition]
     controls: dict[str, Control]
     made: Made
 
@@ -55,13 +55,13 @@ class Plan:
 
     def wanted(self) -> set[str]:
         """What is to be made."""
-        return set(named_in(self.data)) | {name for point, _ in self.points for name in named_in(point)}
+        return set(named_in(self.data)) | {name for of in self.conditions for name in named_in(of.parameters)}
 
     def search(self, paths: Mapping[str, str]) -> Search:
         """The trials, once it is known where everything is that was made."""
         data = with_paths(self.data, paths)
         experiment = checked(data, where=f"study {self.name}")
-        space = self.space([with_paths(point, paths) for point, _ in self.points])
+        space = self.space([with_paths(of.parameters, paths) for of in self.conditions])
         dump = experiment.model_dump(mode="json")
         search = Search(data, experiment, space, Path(self.name), Path(str(FILES)) / f"{self.name}.yaml", dump)
         search.check()
@@ -78,16 +78,18 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     experiment = checked(with_paths(data, supposed.supposed()), where=f"study {name}")
     dump = experiment.model_dump(mode="json")
     controls = {key: shared.controls[key] for key in form.shared_controls} | form.controls
-    points: list[tuple[Point, str | None]] = [(point, None) for point in _points(form, dump)]
-    points += [(dict(point), key) for key, of in controls.items() for point in (of.first, of.second)]
-    plan = Plan(name, study, data, points, controls, supposed)
+    asked: list[tuple[str, Point, str | None]] = [(name, point, None) for name, point in _points(form, dump)]
+    asked += [("", dict(point), key) for key, of in controls.items() for point in (of.first, of.second)]
+    conditions = [Condition(number, *of, values={}) for number, of in enumerate(asked)]
+    plan = Plan(name, study, data, conditions, controls, supposed)
     plan.search(supposed.supposed())
     return plan
 
 
-def _points(form: Any, dump: Mapping[str, Any]) -> list[Point]:
+def _points(form: SmallForm, dump: Mapping[str, Any]) -> list[tuple[str, Point]]:
+    """The names (where they have any) and keys of what is asked."""
     if form.points:
-        return [dict(point) for point in form.points]
+        return [(name, dict(point)) for name, point in form.points.items()]
     space = Space.model_validate({"parameters": form.parameters, "objective": {"metric": METRIC}})
 
     def known(key: str) -> Any:
@@ -96,7 +98,7 @@ def _points(form: Any, dump: Mapping[str, Any]) -> list[Point]:
             inner = inner[part]
         return inner
 
-    return grid(space, known)
+    return [("", point) for point in grid(space, known)]
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,20 +149,21 @@ def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
             reasons = [f"  {shown(of.parameters)}: {of.reason}" for of in progress.ended.values() if of.reason]
             listed = "\n".join(reasons[:5])
             raise IncompleteError(f"no condition of the study came to an end with every seed; what did not:\n{listed}")
-        found: list[Condition] = cluster.run_task(_gather, store, plan.points, search, list(progress.ended.values()))
+        found: list[Condition] = cluster.run_task(
+            _gather, store, plan.conditions, search, list(progress.ended.values())
+        )
         return found
 
 
 def _gather(
-    store: Store, points: Sequence[tuple[Point, str | None]], search: Search, records: Sequence[TrialRecord]
+    store: Store, conditions: Sequence[Condition], search: Search, records: Sequence[TrialRecord]
 ) -> list[Condition]:
     """Ray task: the trials' results by condition."""
     of_point: dict[str, list[TrialRecord]] = {}
     for record in records:
         of_point.setdefault(json.dumps(record.parameters, sort_keys=True), []).append(record)
     found = []
-    for number, ((point, control), tried) in enumerate(zip(points, search.space.points, strict=True)):
-        condition = Condition(number, point, control, {})
+    for condition, tried in zip(conditions, search.space.points, strict=True):
         values: dict[int, dict[str, float]] = {}
         addresses: dict[int, str] = {}
         missing: dict[int, str] = {}
@@ -183,7 +186,7 @@ def _tell_question(plan: Plan, console: Console) -> None:
     study = plan.study
     console.print(f"{study.title}: {study.question}", highlight=False, markup=False)
     console.print(
-        f"{len(plan.points)} conditions x {len(plan.seeds)} seeds on the small form; {study.source}",
+        f"{len(plan.conditions)} conditions x {len(plan.seeds)} seeds on the small form; {study.source}",
         highlight=False,
         markup=False,
     )
@@ -195,6 +198,7 @@ def _report(plan: Plan, store: Store, conditions: Sequence[Condition], console: 
         f"{folder}/study.json",
         [
             {
+                "name": of.name,
                 "parameters": dict(of.parameters),
                 "control": of.control,
                 "values": {str(seed): dict(found) for seed, found in of.values.items()},
@@ -222,5 +226,5 @@ def conditions_table(findings: Findings) -> Table:
     for line in findings.lines:
         mean = f"{decimal(line.mean.value)} [{decimal(line.mean.low)}, {decimal(line.mean.high)}]"
         against = difference_words(line.against) if line.against is not None else ""
-        table.add_row(line.label, mean, against, line.against.verdict if line.against is not None else "")
+        table.add_row(line.label, mean, against, verdict_word(line))
     return table

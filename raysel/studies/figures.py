@@ -14,7 +14,7 @@ from raysel.report.formats import shorten
 from raysel.report.palette import CATEGORICAL, LIGHT
 from raysel.report.rows_figures import PIXELS_PER_CHARACTER
 from raysel.report.svg import drawing, inline, place
-from raysel.studies.analysis import Findings
+from raysel.studies.analysis import CLEAR, Findings
 from raysel.sweep.marks import axis_number
 
 WIDTH, HEIGHT = 640, 340
@@ -32,12 +32,12 @@ def conditions_figure(name: str, findings: Findings, axis: str) -> DataFigure:
             "line": line.group,
             "across": line.across,
             "seed": seed,
-            "value": sum(of[lang] for lang in findings.langs) / len(findings.langs),
+            "value": sum(of[lang] for lang in line.langs) / len(line.langs),
             "mean": line.mean.value,
             "low": line.mean.low,
             "high": line.mean.high,
             "compared_with": line.is_reference,
-            "clear": line.against is not None and line.against.verdict in ("lower", "higher"),
+            "clear": line.against is not None and line.against.overall.verdict in CLEAR,
         }
         for line in findings.lines
         for seed, of in sorted(line.condition.values.items())

@@ -13,9 +13,11 @@ from raysel.errors import UserError
 from raysel.execution import local_scratch, run_folder
 from raysel.experiment import checked
 from raysel.runner import run_on
+from raysel.seeding import draw
 from raysel.store import Artifact, Store
 from raysel.studies.confusion import confused
 from raysel.studies.settings import DerivedCorpus, StudyModel
+from raysel.studies.translation import translations
 
 SCHEME = "made://"
 
@@ -114,14 +116,29 @@ def _write_corpus(store: Store, corpus: Artifact, of: DerivedCorpus, seed: int, 
         [row for shard in corpus.shards(table) for row in corpus.read_shard(shard).to_pylist()]
         for table in ("corpus", "heldout")
     ]
-    if of.languages:
-        kept = [[row for row in rows if row["lang"] in of.languages] for rows in kept]
-        if not kept[0]:
-            raise UserError(f"the corpus has no sample in {', '.join(of.languages)}")
+    kept = [[row for row in rows if _is_wanted(row, of)] for rows in kept]
+    if of.translations:
+        kept = [translations(rows) for rows in kept]
     if of.confused:
         kept[0] = confused(kept[0], of.confused, seed=seed)
+    if of.per_language is not None:
+        kept = [_some_of_each(kept[0], of.per_language, seed), []]
+    if not kept[0]:
+        raise UserError(f"nothing of the corpus is left for {file}: {of.model_dump(exclude_unset=True)}")
     lines = (json.dumps(_as_given(row), ensure_ascii=False, sort_keys=True) for rows in kept for row in rows)
     store.write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _is_wanted(row: dict[str, Any], of: DerivedCorpus) -> bool:
+    return row["lang"] in (of.languages or [row["lang"]]) and row["task"] in (of.tasks or [row["task"]])
+
+
+def _some_of_each(rows: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for lang in sorted({row["lang"] for row in rows}):
+        own = [row for row in rows if row["lang"] == lang]
+        found += sorted(own, key=lambda row: draw(seed, f"some {row['id']}"))[:count]
+    return found
 
 
 def _as_given(row: dict[str, Any]) -> dict[str, Any]:

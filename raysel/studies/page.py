@@ -11,7 +11,7 @@ from raysel.studies.analysis import Findings
 from raysel.studies.figures import conditions_figure
 from raysel.studies.results import Condition
 from raysel.studies.settings import Study
-from raysel.studies.verdict import answer, control_words
+from raysel.studies.verdict import answer, control_words, verdict_word
 from raysel.sweep.trials import shown
 
 
@@ -30,6 +30,7 @@ def study_page(
         "conditions": conditions,
         "answer": answer(findings),
         "control_words": control_words,
+        "verdict_word": verdict_word,
         "figure": figure,
         "seeds": study.small.seeds,
         "compares": any(line.against is not None for line in findings.lines),

@@ -7,13 +7,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Condition:
-    """A point of the study. control: the name of the control that it belongs to, or None.
+    """A point of the study. name: as its file calls it, or ""; control: the control that it belongs to, or None.
 
     values: seed -> language -> value; addresses: seed -> the `results` artifact that its values are rows of; ended: of
     a seed without values why not.
     """
 
     number: int
+    name: str
     parameters: Mapping[str, Any]
     control: str | None
     values: Mapping[int, Mapping[str, float]]

@@ -21,11 +21,19 @@ class StudyError(UserError):
 
 
 class DerivedCorpus(Section):
-    """A corpus made from the experiment's own; what is held out stays as it is. languages: only these (left open: all).
-    confused: this share of the samples that are trained on gets the response of another language's sample."""
+    """A corpus made from the experiment's own; what is held out of it is what is held out of that one.
+
+    languages, tasks: only these (left open: all). confused: this share of the samples that are trained on gets the
+    response of another language's sample. translations: in place of the samples, the prompts of items that English has
+    as well, from English and into it; a pair's language is the one that is translated into. per_language: so many of
+    the samples that are trained on, and none that is held out.
+    """
 
     languages: list[str] = []
+    tasks: list[str] = []
     confused: float = Field(0.0, ge=0, le=1)
+    translations: bool = False
+    per_language: int | None = Field(None, ge=1)
 
 
 class StudyModel(Section):
@@ -50,26 +58,29 @@ class Compared(Section):
 
     across: the key on the horizontal axis (left open: the conditions one below the other); lines: the key that divides
     them into lines; reference: the keys and values of the condition that every other is compared with, of several the
-    one that is equal in all other keys. languages: those whose mean counts (left open: all). named: how keys and
-    values are called in figures and tables; unnamed: keys that are not shown.
+    one that is equal in all other keys. languages: those whose mean counts (left open: all); groups: name -> languages,
+    in place of one mean one for each group. named: how keys and values are called in figures and tables; unnamed: keys
+    that are not shown. saturation: where the curve over `across` levels off.
     """
 
     across: str | None = None
     lines: str | None = None
     reference: dict[str, JsonValue] = {}
     languages: list[str] = []
+    groups: dict[str, list[str]] = {}
+    saturation: bool = False
     named: dict[str, str] = {}
     unnamed: list[str] = []
 
 
 class SmallForm(Section):
-    """The study on two cores in minutes: the conditions (`parameters` as a space has them, or `points`), each with
-    every seed. experiment: changes to the shared small experiment. controls: names of shared ones, or own ones.
-    shows, cannot_show: what such a small model can tell, and what it cannot."""
+    """The study on two cores in minutes: the conditions (`parameters` as a space has them, or `points` by their names),
+    each with every seed. experiment: changes to the shared small experiment. controls: own ones
+    beside the shared ones that are named. shows, cannot_show: what such a small model can tell, and what it cannot."""
 
     experiment: dict[str, Any] = {}
     parameters: dict[str, Parameter] = {}
-    points: list[dict[str, JsonValue]] = []
+    points: dict[str, dict[str, JsonValue]] = {}
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0, 1, 2], min_length=1)
     corpora: dict[str, DerivedCorpus] = {}
     models: dict[str, StudyModel] = {}

@@ -60,8 +60,16 @@ def difference_words(contrast: Contrast) -> str:
     return f"{decimal(shown.value, DIGITS, sign=True)} bits per byte{ends}"
 
 
+def verdict_word(line: Line) -> str:
+    """Of a condition, against what it is compared with."""
+    if line.against is None:
+        return ""
+    found = line.against.overall.verdict
+    return {"lower": "better", "higher": "worse", None: "cannot be told"}.get(found, str(found))
+
+
 def _clear(lines: Sequence[Line], verdict: str) -> list[Line]:
-    return [line for line in lines if line.against is not None and line.against.verdict == verdict]
+    return [line for line in lines if line.against is not None and line.against.overall.verdict == verdict]
 
 
 def _listed(lines: Sequence[Line]) -> str:

@@ -1,0 +1,189 @@
+"""From values to findings, a verdict and a page."""
+
+import re
+
+import pytest
+
+from raysel.evaluation.intervals import t_interval
+from raysel.report.figure_data import read_csv
+from raysel.studies.analysis import Findings, analyse
+from raysel.studies.command import Plan, read_plan
+from raysel.studies.figures import conditions_figure
+from raysel.studies.page import study_page
+from raysel.studies.results import Condition
+from raysel.studies.settings import Compared, Control
+from raysel.studies.verdict import answer, control_words
+
+LANGS = ("de", "en", "sw")
+NOISE = (0.0, 0.01, -0.01)
+
+
+def condition(
+    number: int, parameters: dict, level: float, *, control: str | None = None, noise: float = 1.0, name: str = ""
+) -> Condition:
+    """Seeds differ by noise of their own, languages by whole numbers."""
+    values = {
+        seed: {lang: level + place + noise * NOISE[(seed + number) % 3] for place, lang in enumerate(LANGS)}
+        for seed in range(3)
+    }
+    return Condition(number, name, parameters, control, values, {seed: f"results/{number}{seed}" for seed in range(3)})
+
+
+COMPARED = Compared(reference={"band": "random"}, named={"band": ""})
+CONTROLS = {
+    "planted": Control(what="a planted fault", expected="detected", first={}, second={}),
+    "permuted": Control(what="shuffled scores", expected="not detected", first={}, second={}),
+}
+
+
+def conditions(effect: float = -0.5, *, planted: float = -1.0, permuted: float = 0.0) -> list[Condition]:
+    return [
+        condition(0, {"band": "high"}, 3 + effect),
+        condition(1, {"band": "low"}, 3.0),
+        condition(2, {"band": "random"}, 3.0),
+        condition(3, {"band": "high", "corpus": "c"}, 3 + planted, control="planted"),
+        condition(4, {"band": "random", "corpus": "c"}, 3.0, control="planted"),
+        condition(5, {"band": "permuted"}, 3 + permuted, control="permuted"),
+        condition(6, {"band": "random"}, 3.0, control="permuted"),
+    ]
+
+
+def found(**effects: float) -> Findings:
+    return analyse(conditions(**effects), COMPARED, CONTROLS)
+
+
+def test_means_and_differences_are_those_of_the_values() -> None:
+    high, low, reference = found().lines
+    assert (high.label, low.label, reference.label) == ("high", "low", "random")
+    assert reference.is_reference
+    assert reference.against is None
+    values = [3.5 + NOISE[seed % 3] for seed in range(3)]
+    assert high.mean.value == pytest.approx(sum(values) / 3)
+    assert (high.mean.low, high.mean.high) == pytest.approx(t_interval(values))
+    assert high.by_language["sw"].value == pytest.approx(4.5)
+    assert high.against is not None
+    assert high.against.overall.interval.value == pytest.approx(-0.5)
+    assert high.against.overall.verdict == "lower"
+    assert low.against is not None
+    assert low.against.overall.verdict == "no clear difference"
+    assert set(high.against.languages) == set(LANGS)
+
+
+def test_controls_hold_or_do_not() -> None:
+    assert [outcome.holds for outcome in found().outcomes] == [True, True]
+    assert found().is_sensitive is True
+    assert [outcome.holds for outcome in found(planted=0.0).outcomes] == [False, True]
+    # The planted effect must be for the better: one for the worse is not it.
+    assert [outcome.holds for outcome in found(planted=1.0, permuted=-1.0).outcomes] == [False, False]
+    assert "though it should be not detected" in control_words(found(permuted=-1.0).outcomes[1])
+
+
+def test_the_verdict_says_what_is_clear_and_nothing_else() -> None:
+    said = answer(found())
+    assert said.startswith("Better than random: high by −0.500 bits per byte")
+    assert "1 of 2 conditions do not differ beyond the noise of the seeds" in said
+    assert answer(found(effect=0.0)).startswith("No condition differs beyond the noise")
+    assert "Worse than random: high" in answer(found(effect=0.5))
+
+
+def test_where_a_known_effect_is_not_seen_nothing_is_concluded() -> None:
+    said = answer(found(planted=0.0))
+    assert said.startswith("This run cannot tell")
+    assert "a planted fault" in said
+    assert "Better" not in said
+
+
+def test_a_condition_without_a_seed_is_missing_and_said_to_be() -> None:
+    some = conditions()
+    lost = some[1]
+    some[1] = Condition(
+        1, "", lost.parameters, None, {0: lost.values[0]}, {0: "results/10"}, {1: "no room", 2: "no room"}
+    )
+    some[3] = Condition(3, "", some[3].parameters, "planted", {}, {}, {0: "lost"})
+    findings = analyse(some, COMPARED, CONTROLS)
+    assert [line.label for line in findings.lines] == ["high", "random"]
+    assert [of.number for of in findings.missing] == [1, 3]
+    assert findings.outcomes[0].holds is None
+    assert findings.is_sensitive is None
+    assert "missing" in control_words(findings.outcomes[0])
+    with pytest.raises(ValueError, match="no condition"):
+        analyse([some[3]], COMPARED, CONTROLS)
+
+
+def test_each_is_compared_with_the_one_that_is_equal_in_all_other_keys() -> None:
+    compared = Compared(across="size", lines="band", reference={"band": "random"})
+    some = [condition(k, {"band": band, "size": size}, 3 - size / 100 - (band == "high"))
+            for k, (band, size) in enumerate([("high", 10), ("high", 20), ("random", 10), ("random", 20)])]  # fmt: skip
+    lines = analyse(some, compared, {}).lines
+    assert [(line.group, line.across) for line in lines] == [("high", 10), ("high", 20), ("random", 10), ("random", 20)]
+    for line in lines[:2]:
+        assert line.against is not None
+        assert line.against.overall.interval.value == pytest.approx(-1.0)
+
+
+def test_groups_of_languages_are_lines_of_their_own() -> None:
+    compared = Compared(
+        reference={"band": "random"}, groups={"seen": ["de", "en"], "unseen": ["sw"]}, named={"band": ""}
+    )
+    lines = analyse(conditions()[:3], compared, {}).lines
+    assert {line.label for line in lines} == {
+        f"{band}, {of}" for band in ("high", "low", "random") for of in ("seen", "unseen")
+    }
+    mean = {line.label: line.mean.value for line in lines}
+    assert mean["low, seen"] == pytest.approx(3.5)
+    assert mean["low, unseen"] == pytest.approx(5.0)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return read_plan("separability-band")
+
+
+def invented(plan: Plan) -> list[Condition]:
+    return [
+        condition(
+            of.number,
+            dict(of.parameters),
+            3 - 0.5 * (of.parameters.get("preselect.band") == "high"),
+            control=of.control,
+        )
+        for of in plan.conditions
+    ]
+
+
+def test_the_page_answers_on_top_and_traces_every_value(plan: Plan) -> None:
+    values = invented(plan)
+    findings = analyse(values, plan.study.compared, plan.controls)
+    page = study_page(plan.name, plan.study, findings, values, plan.data)
+    top = page[: page.index("</header>")]
+    for text in (plan.study.question, answer(findings), plan.study.small.cannot_show, plan.study.claim):
+        assert text.split(":")[0][:60] in top
+    for of in values:
+        for address in of.addresses.values():
+            assert address in page
+    assert not re.search(r"<script|https?://(?!www\.w3\.org)", page)
+    assert page == study_page(plan.name, plan.study, findings, values, plan.data)
+
+
+def test_what_is_in_a_studys_text_is_text(plan: Plan) -> None:
+    values = invented(plan)
+    hostile = plan.study.model_copy(update={"title": "<script>alert(1)</script>", "claim": "<img src=x onerror=y>"})
+    page = study_page("x", hostile, analyse(values, hostile.compared, plan.controls), values, plan.data)
+    assert "<script" not in page
+    assert "<img" not in page
+
+
+@pytest.mark.parametrize("name", ["separability-band", "curriculum", "transfer"])
+def test_a_figure_is_drawn_from_its_csv(name: str) -> None:
+    plan = read_plan(name)
+    langs = [lang for group in plan.study.compared.groups.values() for lang in group] or list(LANGS)
+    values = [
+        Condition(of.number, of.name, of.parameters, of.control,
+                  {seed: dict.fromkeys(langs, 3.0 + of.number / 10 + seed / 100) for seed in range(3)},
+                  dict.fromkeys(range(3), "results/x"))
+        for of in plan.conditions
+    ]  # fmt: skip
+    figure = conditions_figure("f", analyse(values, plan.study.compared, plan.controls), "axis")
+    assert figure.draw("f", read_csv(figure.csv)) == figure.svg
+    other = [{**row, "mean": row["mean"] + 0.3} for row in figure.rows]
+    assert figure.draw("f", other) != figure.svg

@@ -1,0 +1,119 @@
+"""The study files that ship with raysel, and what a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raysel.errors import UserError
+from raysel.studies import settings
+from raysel.studies.command import merged, read_plan
+from raysel.studies.settings import StudyError, load_shared, load_study, names
+
+ASKED = {
+    "separability-band", "rho", "selectors", "curriculum", "proxy", "cross-model", "dataset-transfer", "translation",
+    "language-count", "language-strategy", "feature-ablation", "monolingual", "transfer", "pretrain-overlap",
+    "pretrain-controlled",
+}  # fmt: skip
+DEMO_LANGUAGES = {"ar", "de", "el", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "vi", "zh"}
+
+
+def test_the_studies_are_those_that_the_papers_ask() -> None:
+    assert set(names()) == ASKED
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_study_can_be_read_and_each_of_its_conditions_is_an_experiment(name: str, tmp_path: Path) -> None:
+    plan = read_plan(name, [f"storage={tmp_path}"])
+    search = plan.search(plan.made.supposed())
+    experiments = [search.trial(point, seed, name="trial") for point in search.points() or [] for seed in search.seeds]
+    assert {experiment.corpus.seed for experiment in experiments} == {0}  # what is held out is the same in all
+    assert all(experiment.evaluation.models == ["tuned"] for experiment in experiments)
+    assert not any(warning for experiment in experiments for warning in experiment.warnings() if "unknown" in warning)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_study_has_a_control_that_must_be_seen_and_one_that_must_not(name: str, tmp_path: Path) -> None:
+    plan = read_plan(name, [f"storage={tmp_path}"])
+    assert {control.expected for control in plan.controls.values()} == {"detected", "not detected"}
+    for key in plan.controls:
+        assert [condition.control for condition in plan.conditions].count(key) == 2
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_is_compared_with_is_there(name: str, tmp_path: Path) -> None:
+    plan = read_plan(name, [f"storage={tmp_path}"])
+    compared = plan.study.compared
+    keys = {key for condition in plan.conditions for key in condition.parameters}
+    for key in filter(None, (compared.across, compared.lines, *compared.reference)):
+        assert key in keys
+    asked = [condition.parameters for condition in plan.conditions if condition.control is None]
+    assert any(all(of.get(key) == value for key, value in compared.reference.items()) for of in asked)
+    assert {lang for langs in compared.groups.values() for lang in langs} <= DEMO_LANGUAGES
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_study_is_asked_in_words(name: str) -> None:
+    study = load_study(name)
+    assert study.question.endswith("?")
+    assert study.claim.endswith(".")
+    for text in (study.small.shows, study.small.cannot_show):
+        assert text.endswith(".")
+        assert text[0].islower()  # it ends a sentence that the page begins
+
+
+def test_what_is_made_first_is_used_and_is_there() -> None:
+    shared = load_shared()
+    for name in names():
+        plan, form = read_plan(name), load_study(name).small
+        known = plan.made.supposed()
+        assert plan.wanted() <= known.keys()
+        own = {f"made://corpus/{key}" for key in form.corpora} | {f"made://model/{key}" for key in form.models}
+        by_models = {f"made://corpus/{of.corpus}" for of in form.models.values() if of.corpus}
+        assert own <= plan.wanted() | by_models, name
+        assert set(form.shared_controls) <= shared.controls.keys()
+
+
+def test_an_unknown_study_is_told_which_there_are() -> None:
+    with pytest.raises(StudyError, match=r"no study 'roh'; the studies are .*\brho\b"):
+        read_plan("roh")
+
+
+def test_changes_are_those_of_an_experiment(tmp_path: Path) -> None:
+    plan = read_plan("rho", [f"storage={tmp_path}", "training.learning_rate=1.0e-4"])
+    assert plan.data["training"]["learning_rate"] == pytest.approx(1e-4)
+    with pytest.raises(UserError, match=r"did you mean .*rho"):
+        read_plan("rho", ["preselect.roh=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"question": None}, "question"),
+        ({"smal": {}}, "unknown key 'smal'"),
+        ({"small": {"shows": "a.", "cannot_show": "b."}}, "parameters or points"),
+        (
+            {"small": {"shows": "a.", "cannot_show": "b.", "points": {"a": {}}, "parameters": {"x": {"grid": [1]}}}},
+            "parameters or points",
+        ),
+    ],
+)
+def test_a_wrong_file_is_told_what_is_wrong(
+    change: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "FILES", tmp_path)
+    good = {
+        "title": "A", "question": "Why?", "source": "S", "claim": "C.",
+        "small": {"shows": "a.", "cannot_show": "b.", "points": {"one": {"preselect.rho": 0.5}}},
+    }  # fmt: skip
+    tmp_path.joinpath("mine.yaml").write_text(yaml.safe_dump(good))
+    load_study("mine")
+    tmp_path.joinpath("mine.yaml").write_text(yaml.safe_dump({**good, **change}))
+    with pytest.raises(StudyError, match=said):
+        load_study("mine")
+
+
+def test_merging_keeps_what_is_not_said_again() -> None:
+    below = {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
+    assert merged(below, {"a": {"y": {"w": 4}}, "b": 5}) == {"a": {"x": 1, "y": {"z": 2, "w": 4}}, "b": 5}
+    assert below == {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
