@@ -9,6 +9,8 @@ from raysel.report.palette import DARK, LIGHT, css_variables
 from raysel.report.provenance import experiment_file
 from raysel.studies.analysis import Findings
 from raysel.studies.figures import conditions_figure
+from raysel.studies.levelling import claim_words, of_lines, of_published, plateau_words
+from raysel.studies.published_figures import published_figure
 from raysel.studies.results import Condition
 from raysel.studies.settings import Study
 from raysel.studies.verdict import answer, control_words, verdict_word
@@ -32,22 +34,29 @@ def study_page(
         "control_words": control_words,
         "verdict_word": verdict_word,
         "figure": figure,
+        "published": published_figure(study.published) if study.published is not None else None,
+        "levelled": of_lines(findings.lines) if compared.saturation else [],
+        "published_levels": of_published() if compared.saturation else [],
+        "plateau_words": plateau_words,
+        "claim_words": claim_words,
         "seeds": study.small.seeds,
         "compares": any(line.against is not None for line in findings.lines),
         "experiment_file": experiment_file(dict(experiment)),
         "version": __version__,
         "light": css_variables(LIGHT),
         "dark": css_variables(DARK),
-        "sections": _sections(findings),
+        "sections": _sections(findings, study),
     }
     pages = environment("raysel.studies")
     pages.filters["parameters"] = shown
     return pages.get_template("study.html.jinja").render(context)
 
 
-def _sections(findings: Findings) -> list[tuple[str, str]]:
+def _sections(findings: Findings, study: Study) -> list[tuple[str, str]]:
     shown = {
         "conditions": ("Conditions", True),
+        "levels": ("Where it levels off", study.compared.saturation),
+        "published": ("In the paper", study.published),
         "controls": ("Controls", findings.outcomes),
         "languages": ("By language", True),
         "missing": ("Missing", findings.missing),

@@ -116,7 +116,7 @@ class Study(Section):
     question: str
     source: str
     claim: str
-    published: str | None = None
+    published: Literal["selectors", "language_strategy", "language_count", "monolingual", "transfer"] | None = None
     compared: Compared = Compared()
     small: SmallForm
     full: FullForm | None = None

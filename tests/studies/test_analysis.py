@@ -9,9 +9,11 @@ from raysel.report.figure_data import read_csv
 from raysel.studies.analysis import Findings, analyse
 from raysel.studies.command import Plan, read_plan
 from raysel.studies.figures import conditions_figure
+from raysel.studies.levelling import of_lines, of_published, plateau_words
 from raysel.studies.page import study_page
+from raysel.studies.published_figures import published_figure
 from raysel.studies.results import Condition
-from raysel.studies.settings import Compared, Control
+from raysel.studies.settings import Compared, Control, load_study
 from raysel.studies.verdict import answer, control_words
 
 LANGS = ("de", "en", "sw")
@@ -187,3 +189,31 @@ def test_a_figure_is_drawn_from_its_csv(name: str) -> None:
     assert figure.draw("f", read_csv(figure.csv)) == figure.svg
     other = [{**row, "mean": row["mean"] + 0.3} for row in figure.rows]
     assert figure.draw("f", other) != figure.svg
+
+
+@pytest.mark.parametrize("name", ["selectors", "language-strategy", "language-count", "monolingual", "transfer"])
+def test_published_figures_stand_beside_and_are_drawn_from_their_csv(name: str) -> None:
+    study = load_study(name)
+    assert study.published is not None
+    shown = published_figure(study.published)
+    assert shown.figure.draw("published", read_csv(shown.figure.csv)) == shown.figure.svg
+    assert "arXiv" in shown.caption
+
+
+def test_where_the_guides_curves_level_off_agrees_with_its_tables() -> None:
+    found = {of.name: of for of in of_published()}
+    assert len(found) == 9
+    # Mathematics of the 7B model: .434 at none, .675 at 400, .686 at 5,000.
+    mathematics = found["MR, 7B (Table 18)"]
+    assert mathematics.of.claim == "consistent"
+    assert plateau_words(mathematics).startswith("levels off at ")
+    assert plateau_words(found["SM, 35B (Table 10)"]) == "no curve: flat within noise"
+
+
+def test_a_studys_own_curve_is_fitted_over_its_seeds() -> None:
+    compared = Compared(across="rows", reference={"rows": 0})
+    some = [condition(k, {"rows": x}, 2 + 2.0 ** (-x / 3), noise=0.1) for k, x in enumerate([0, 3, 6, 12, 24])]
+    (own,) = of_lines(analyse(some, compared, {}).lines)
+    assert own.of.verdict == "reached"
+    assert own.of.plateau == pytest.approx(3 * 4.32, rel=0.3)
+    assert of_lines(analyse(some[:4], compared, {}).lines) == []
