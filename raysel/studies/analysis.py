@@ -1,6 +1,6 @@
 """What a study's values say: every condition beside what it is compared with, and whether the controls hold. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +41,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Findings:
-    """langs: those that every condition has a value in, of which the means are."""
+    """langs: those that every condition has a value in, of which the means are. reference: what is compared with, in
+    words; "" where nothing is."""
 
     langs: list[str]
+    reference: str
     lines: list[Line]
     missing: list[Condition]
     outcomes: list[Outcome]
@@ -73,7 +75,7 @@ def analyse(
         _outcome(name, of, [one for one in conditions if one.control == name], langs) for name, of in controls.items()
     ]
     missing = [condition for condition in conditions if not condition.is_whole]
-    return Findings(langs, sorted(lines, key=_place), missing, outcomes)
+    return Findings(langs, _reference_words(lines, compared), sorted(lines, key=_place), missing, outcomes)
 
 
 def _line(
@@ -97,19 +99,28 @@ def _line(
 
 
 def _reference(condition: Condition, others: Sequence[Condition], compared: Compared) -> Condition | None:
-    """The condition with the reference's values; of several the one that is equal in everything else."""
-    if not compared.reference:
-        return None
-    wanted = {**condition.parameters, **compared.reference}
-    fitting = [other for other in others if _has(other.parameters, compared.reference)]
-    same = [other for other in fitting if all(other.parameters.get(key) == value for key, value in wanted.items())]
+    """The condition with the reference's values that is equal in everything else that is shown; of none such the only
+    one that has these values."""
+    wanted = compared.reference
+    fitting = [other for other in others if wanted and _has(other.parameters, wanted)]
+    besides = {*wanted, *compared.unnamed}
+    same = [other for other in fitting if _without(other, besides) == _without(condition, besides)]
     if same:
         return same[0]
     return fitting[0] if len(fitting) == 1 else None
 
 
+def _without(condition: Condition, keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in condition.parameters.items() if key not in keys}
+
+
 def _has(parameters: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return all(key in parameters and parameters[key] == value for key, value in wanted.items())
+
+
+def _reference_words(lines: Sequence[Line], compared: Compared) -> str:
+    names = {line.condition.name for line in lines if line.is_reference} - {""}
+    return names.pop() if len(names) == 1 else label(compared.reference, compared)
 
 
 def difference(first: Condition, second: Condition, langs: Sequence[str]) -> Contrast:

@@ -221,7 +221,7 @@ def _report(plan: Plan, store: Store, conditions: Sequence[Condition], console: 
 
 def conditions_table(findings: Findings) -> Table:
     table = Table("condition", box=None)
-    for heading in ("bits per byte", "less what it is compared with", "verdict"):
+    for heading in ("bits per byte", f"less {findings.reference}", "verdict"):
         table.add_column(heading, justify="right")
     for line in findings.lines:
         mean = f"{decimal(line.mean.value)} [{decimal(line.mean.low)}, {decimal(line.mean.high)}]"

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from raysel.report.formats import decimal
-from raysel.studies.analysis import Findings, Line, Outcome
+from raysel.studies.analysis import CLEAR, Findings, Line, Outcome
 from raysel.studies.contrasts import Contrast
 
 DIGITS = 3
+# Of many conditions so many are named; all are in the table.
+MOST_NAMED = 3
 
 
 def answer(findings: Findings) -> str:
@@ -22,20 +24,55 @@ def answer(findings: Findings) -> str:
     compared = [line for line in findings.lines if line.against is not None]
     if not compared:
         return _range(findings.lines)
-    better, worse = (_clear(compared, verdict) for verdict in ("lower", "higher"))
-    than = next((line.label for line in findings.lines if line.is_reference), "the condition it is compared with")
-    references = [line for line in findings.lines if line.is_reference]
-    than = f"than {than}" if len(references) == 1 else "than what they are compared with"
-    found = [f"Better {than}: {_listed(better)}."] if better else []
-    found += [f"Worse {than}: {_listed(worse)}."] if worse else []
+    groups = list(dict.fromkeys(line.group for line in compared))
+    if len(groups) > 1 or any(line.across is not None for line in compared):
+        return " ".join(
+            _best_of(group, [line for line in compared if line.group == group], findings.reference) for group in groups
+        )
+    better, worse = (_clear(compared, verdict) for verdict in CLEAR)
+    found = [f"Better than {findings.reference}: {_listed(better)}."] if better else []
+    found += [f"Worse than {findings.reference}: {_listed(worse)}."] if worse else []
     unclear = [line for line in compared if line not in better and line not in worse]
     if unclear:
-        reach = max((line.against.overall.detectable or 0.0 for line in unclear if line.against), default=0.0)
-        who = "No condition" if not found else f"{len(unclear)} of {len(compared)} conditions"
-        not_ = "differs" if not found else "do not differ"
-        limit = f"; a difference of {decimal(reach, DIGITS)} bits per byte would have been seen in most such runs"
-        found.append(f"{who} {not_} beyond the noise of the seeds{limit if reach else ''}.")
+        who = "No condition differs" if not found else f"{len(unclear)} of {len(compared)} conditions do not differ"
+        found.append(f"{who} beyond the noise of the seeds{_reach(unclear)}.")
     return " ".join(found)
+
+
+def _best_of(group: str, lines: Sequence[Line], reference: str) -> str:
+    """Of one line of a figure: what gains most over what it is compared with, where something clearly does; else what
+    loses most."""
+    better, worse = (_clear(lines, verdict) for verdict in CLEAR)
+    head = f"{group}: " if group else ""
+    if better:
+        best = min(better, key=_gain)
+        return f"{head}best with {_short(best)}, {difference_words(_against(best))} against {reference}."
+    if worse:
+        of = max(worse, key=_gain)
+        said = difference_words(_against(of))
+        return f"{head}none is better than {reference}; worst with {_short(of)}, {said} against it."
+    return f"{head}no difference from {reference} beyond the noise of the seeds{_reach(lines)}."
+
+
+def _short(line: Line) -> str:
+    """Its label without the name of its group, which stands before it."""
+    return ", ".join(part for part in line.label.split(", ") if part not in line.group.split(", "))
+
+
+def _against(line: Line) -> Contrast:
+    assert line.against is not None
+    return line.against
+
+
+def _gain(line: Line) -> float:
+    return _against(line).overall.interval.value
+
+
+def _reach(lines: Sequence[Line]) -> str:
+    """What would have been seen."""
+    reach = max((_against(line).overall.detectable or 0.0 for line in lines), default=0.0)
+    said = f"; a difference of {decimal(reach, DIGITS)} bits per byte would have been seen in most such runs"
+    return said if reach else ""
 
 
 def control_words(outcome: Outcome) -> str:
@@ -73,7 +110,10 @@ def _clear(lines: Sequence[Line], verdict: str) -> list[Line]:
 
 
 def _listed(lines: Sequence[Line]) -> str:
-    return "; ".join(f"{line.label} by {difference_words(line.against)}" for line in lines if line.against is not None)
+    ranked = sorted(lines, key=lambda line: -abs(_gain(line)))
+    said = [f"{line.label} by {difference_words(_against(line))}" for line in ranked[:MOST_NAMED]]
+    more = [f"and {len(ranked) - MOST_NAMED} more"] if len(ranked) > MOST_NAMED else []
+    return "; ".join(said + more)
 
 
 def _range(lines: Sequence[Line]) -> str:
