@@ -87,13 +87,16 @@ def sweep(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="one of the studies that `raysel study list` names")],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="left out: which studies there are")] = None,
     overrides: Overrides = None,
 ) -> None:
     """One question of the papers from end to end, with its figure: small, on two cores, in minutes."""
-    from raysel.studies.command import run_study
+    from raysel.studies.command import list_studies, run_study
 
-    raise typer.Exit(run_study(name, overrides or []))
+    if name is None:
+        list_studies()
+    else:
+        raise typer.Exit(run_study(name, overrides or []))
 
 
 @app.command()

@@ -22,7 +22,7 @@ from raysel.studies.analysis import Findings, analyse
 from raysel.studies.made import Made, named_in, with_paths
 from raysel.studies.page import study_page
 from raysel.studies.results import Condition
-from raysel.studies.settings import FILES, Control, SmallForm, Study, load_shared, load_study
+from raysel.studies.settings import FILES, Control, SmallForm, Study, load_shared, load_study, names
 from raysel.studies.verdict import answer, control_words, difference_words, verdict_word
 from raysel.sweep.records import TrialRecord
 from raysel.sweep.settings import Space
@@ -126,6 +126,15 @@ def run_study(name: str, overrides: Sequence[str] = ()) -> int:
             conditions = _run(plan, store, console)
         _report(plan, store, conditions, console)
     return 0
+
+
+def list_studies() -> None:
+    """Print the studies there are and what they ask."""
+    console = Console()
+    table = Table("study", "asks", box=None)
+    for name in names():
+        table.add_row(name, load_study(name).question)
+    console.print(table)
 
 
 def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
