@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from raysel.errors import UserError
+from raysel.evaluation.heldout import METRIC, PREFIX
 from raysel.evaluation.intervals import Interval, is_share, mean_interval
 from raysel.report.comparison import Comparison, compare
-from raysel.report.formats import decimal, integer, probability
+from raysel.report.formats import decimal, integer, metric_digits, probability
 from raysel.report.gather_stage import read_items
 from raysel.report.result_lines import MODELS, Compared, ItemValues, Key
 from raysel.store import Artifact, Store
@@ -180,7 +181,7 @@ def _on_common_items(first: Evaluation, second: Evaluation) -> tuple[Evaluation,
         raise EvaluationError(
             f"{first.location} and {second.location} have only items in common whose metrics are of a whole corpus "
             f"({', '.join(sorted({metric for _, _, metric in kept}))}) and cannot be had of a part of it; "
-            "evaluate both with the same evaluation.limit"
+            "evaluate both with the same evaluation.limit and heldout_samples"
         )
     found = [replace(of, rows=[row for row in of.rows if _keys([row]) <= both]) for of in pair]
     return found[0], found[1]
@@ -201,6 +202,9 @@ def _row(row: dict[str, Any], evaluation: Evaluation, items: Mapping[Key, ItemVa
         return None
     if len(items[key].values) == len(evaluation.items[key].values):
         return row
+    if row["task"].startswith(PREFIX) and row["metric"] == METRIC:
+        # What an item adds to a ratio depends on all others.
+        return None
     values = items[key].values[np.isfinite(items[key].values)]
     if not len(values) or not evaluation.items[key].averages_to(row["value"]):
         return None
@@ -242,7 +246,7 @@ def _table(title: str, lines: list[tuple[str, Compared]], shares: set[str]) -> T
         table.add_column(heading, justify="right")
     table.add_column("")
     for name, line in lines:
-        factor, digits = (100, 1) if line.metric in shares else (1, 2)
+        factor, digits = (100, 1) if line.metric in shares else (1, metric_digits(line.metric))
 
         def write(value: float | None, sign: bool = False, factor: int = factor, digits: int = digits) -> str:
             return decimal(None if value is None else factor * value, digits, sign=sign)
