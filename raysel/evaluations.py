@@ -128,8 +128,8 @@ def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Conso
     found = compare(rows, items, seed=seed)
     console.print(f"A: {first.location}\nB: {second.location}", markup=False, highlight=False)
     for name in CONDITIONS:
-        if first.values(name) != second.values(name):
-            said = f"warning: {name} is {_some(first.values(name))} in A and {_some(second.values(name))} in B"
+        if one.values(name) != two.values(name):
+            said = f"warning: {name} is {_some(one.values(name))} in A and {_some(two.values(name))} in B"
             console.print(said, style="yellow", markup=False, highlight=False)
     counts = [of.size() for of in (one, first, second)]
     more = f"; of A's {counts[1]:,} and B's {counts[2]:,}, those that both have" if len(set(counts)) > 1 else ""
@@ -155,9 +155,11 @@ def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Conso
 
 def _on_common_items(first: Evaluation, second: Evaluation) -> tuple[Evaluation, Evaluation]:
     """Both with only the items that the other has too. `EvaluationError` where there are none."""
-    same_split = first.values("split") == second.values("split")
     kept: dict[Key, tuple[ItemValues, ItemValues]] = {}
-    for key in first.items.keys() & second.items.keys() if same_split else ():
+    splits = [{_key(row): row["split"] for row in of.rows} for of in (first, second)]
+    for key in first.items.keys() & second.items.keys():
+        if splits[0].get(key) != splits[1].get(key):
+            continue
         one, two = first.items[key], second.items[key]
         common, at_one, at_two = np.intersect1d(one.numbers, two.numbers, return_indices=True)
         if len(common):
@@ -188,7 +190,11 @@ def _on_common_items(first: Evaluation, second: Evaluation) -> tuple[Evaluation,
 
 
 def _keys(rows: list[dict[str, Any]]) -> set[Key]:
-    return {(row["lang"], row["task"], row["metric"]) for row in rows}
+    return {_key(row) for row in rows}
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return row["lang"], row["task"], row["metric"]
 
 
 def _part(of: ItemValues, at: NDArray[np.int64]) -> ItemValues:
@@ -197,7 +203,7 @@ def _part(of: ItemValues, at: NDArray[np.int64]) -> ItemValues:
 
 def _row(row: dict[str, Any], evaluation: Evaluation, items: Mapping[Key, ItemValues]) -> dict[str, Any] | None:
     """The row of the results on the kept items; None where it cannot be had without those that were left out."""
-    key = row["lang"], row["task"], row["metric"]
+    key = _key(row)
     if key not in items:
         return None
     if len(items[key].values) == len(evaluation.items[key].values):
