@@ -70,7 +70,7 @@ class EvaluationSettings(Section):
         if not self.is_asked and self.model_fields_set - {"tasks", "heldout_samples"}:
             return ["tasks is not set, so nothing is evaluated and the other settings do nothing"]
         idle = sorted(OF_TASKS & self.model_fields_set) if self.is_asked and self.tasks is None else []
-        return [f"{', '.join(idle)}: of the tasks, and tasks is not set"] if idle else []
+        return [f"{', '.join(idle)}: do nothing without tasks"] if idle else []
 
     @property
     def is_asked(self) -> bool:

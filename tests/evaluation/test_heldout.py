@@ -438,7 +438,7 @@ def test_samples_of_nothing_are_refused_and_idle_settings_told(tmp_path: Path, t
     with pytest.raises(ExperimentError, match=r"evaluation\.heldout_samples scores .* corpus\.heldout is 0: raise it"):
         load_experiment(file, ["corpus.heldout=0", "evaluation.heldout_samples=4"])
     idle = EvaluationSettings(heldout_samples=4, limit=3, split="dev", workers=1).without_effect()
-    assert idle == ["limit, split: of the tasks, and tasks is not set"]
+    assert idle == ["limit, split: do nothing without tasks"]
     assert EvaluationSettings(heldout_samples=4, models=["tuned"], cpus_per_worker=1).without_effect() == []
     assert EvaluationSettings(limit=3).without_effect()[0].startswith("tasks is not set")
     fields = Experiment.model_fields["evaluation"].default
