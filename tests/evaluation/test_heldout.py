@@ -216,6 +216,19 @@ def test_a_paired_test_sees_a_change_that_long_responses_would_hide() -> None:
     assert line.difference.high < 0
 
 
+def test_other_samples_are_not_paired() -> None:
+    """Two trials whose corpora differ hold out others, as many and with the same numbers."""
+    key = ("sw", "heldout_sw", "bits_per_byte")
+    values = np.linspace(1, 2, 8)
+    rows = {model: {"value": 1.5, "ci_low": 1.3, "ci_high": 1.7, "n": 8} for model in ("base", "tuned")}
+    same, other = (ItemValues(np.arange(8), values, [f"c:{i + shift}" for i in range(8)]) for shift in (0, 5))
+    tested = [
+        MetricLines("bits_per_byte", {key: rows}, {"base": {key: same}, "tuned": {key: of}}, seed=0).cells()[0].p
+        for of in (same, other)
+    ]
+    assert tested == [1.0, None]
+
+
 def test_an_item_is_the_same_in_all_languages_where_it_is_in_the_corpus(tiny_llama: Path) -> None:
     rows = [
         row("a", "b", lang="en", group="7", task="qa"),
