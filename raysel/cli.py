@@ -31,7 +31,7 @@ def _run(experiment: Path, overrides: list[str] | None, until: str | None) -> No
 
     loaded = load_experiment(experiment, overrides or [])
     if until == "results" and not loaded.evaluation.is_asked:
-        raise UserError("evaluation.tasks is not set: there is nothing to evaluate on")
+        raise UserError("evaluation.tasks and heldout_samples are not set: there is nothing to evaluate on")
     raise typer.Exit(run_experiment(loaded, until=until))
 
 

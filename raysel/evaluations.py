@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from raysel.errors import UserError
+from raysel.evaluation.heldout import METRIC, PREFIX
 from raysel.evaluation.intervals import Interval, is_share, mean_interval
 from raysel.report.comparison import Comparison, compare
-from raysel.report.formats import decimal, integer, probability
+from raysel.report.formats import decimal, integer, metric_digits, probability
 from raysel.report.gather_stage import read_items
 from raysel.report.result_lines import MODELS, Compared, ItemValues, Key
 from raysel.store import Artifact, Store
@@ -127,8 +128,8 @@ def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Conso
     found = compare(rows, items, seed=seed)
     console.print(f"A: {first.location}\nB: {second.location}", markup=False, highlight=False)
     for name in CONDITIONS:
-        if first.values(name) != second.values(name):
-            said = f"warning: {name} is {_some(first.values(name))} in A and {_some(second.values(name))} in B"
+        if one.values(name) != two.values(name):
+            said = f"warning: {name} is {_some(one.values(name))} in A and {_some(two.values(name))} in B"
             console.print(said, style="yellow", markup=False, highlight=False)
     counts = [of.size() for of in (one, first, second)]
     more = f"; of A's {counts[1]:,} and B's {counts[2]:,}, those that both have" if len(set(counts)) > 1 else ""
@@ -154,9 +155,11 @@ def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Conso
 
 def _on_common_items(first: Evaluation, second: Evaluation) -> tuple[Evaluation, Evaluation]:
     """Both with only the items that the other has too. `EvaluationError` where there are none."""
-    same_split = first.values("split") == second.values("split")
     kept: dict[Key, tuple[ItemValues, ItemValues]] = {}
-    for key in first.items.keys() & second.items.keys() if same_split else ():
+    splits = [{_key(row): row["split"] for row in of.rows} for of in (first, second)]
+    for key in first.items.keys() & second.items.keys():
+        if splits[0].get(key) != splits[1].get(key):
+            continue
         one, two = first.items[key], second.items[key]
         common, at_one, at_two = np.intersect1d(one.numbers, two.numbers, return_indices=True)
         if len(common):
@@ -180,14 +183,18 @@ def _on_common_items(first: Evaluation, second: Evaluation) -> tuple[Evaluation,
         raise EvaluationError(
             f"{first.location} and {second.location} have only items in common whose metrics are of a whole corpus "
             f"({', '.join(sorted({metric for _, _, metric in kept}))}) and cannot be had of a part of it; "
-            "evaluate both with the same evaluation.limit"
+            "evaluate both with the same evaluation.limit and heldout_samples"
         )
     found = [replace(of, rows=[row for row in of.rows if _keys([row]) <= both]) for of in pair]
     return found[0], found[1]
 
 
 def _keys(rows: list[dict[str, Any]]) -> set[Key]:
-    return {(row["lang"], row["task"], row["metric"]) for row in rows}
+    return {_key(row) for row in rows}
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return row["lang"], row["task"], row["metric"]
 
 
 def _part(of: ItemValues, at: NDArray[np.int64]) -> ItemValues:
@@ -196,11 +203,14 @@ def _part(of: ItemValues, at: NDArray[np.int64]) -> ItemValues:
 
 def _row(row: dict[str, Any], evaluation: Evaluation, items: Mapping[Key, ItemValues]) -> dict[str, Any] | None:
     """The row of the results on the kept items; None where it cannot be had without those that were left out."""
-    key = row["lang"], row["task"], row["metric"]
+    key = _key(row)
     if key not in items:
         return None
     if len(items[key].values) == len(evaluation.items[key].values):
         return row
+    if row["task"].startswith(PREFIX) and row["metric"] == METRIC:
+        # What an item adds to a ratio depends on all others.
+        return None
     values = items[key].values[np.isfinite(items[key].values)]
     if not len(values) or not evaluation.items[key].averages_to(row["value"]):
         return None
@@ -242,7 +252,7 @@ def _table(title: str, lines: list[tuple[str, Compared]], shares: set[str]) -> T
         table.add_column(heading, justify="right")
     table.add_column("")
     for name, line in lines:
-        factor, digits = (100, 1) if line.metric in shares else (1, 2)
+        factor, digits = (100, 1) if line.metric in shares else (1, metric_digits(line.metric))
 
         def write(value: float | None, sign: bool = False, factor: int = factor, digits: int = digits) -> str:
             return decimal(None if value is None else factor * value, digits, sign=sign)

@@ -95,7 +95,8 @@ def _add_quota(graph: Graph) -> None:
         leaves={name: graph.leaf(file, [file]) for name, file in leaf_files(experiment.languages).items()},
     )
     if experiment.model.base is not None:
-        workers = {"workers": experiment.training.workers}
+        training = experiment.training
+        workers = {"workers": training.workers, "cpus_per_worker": training.cpus_per_worker}
         base = experiment.model.base
         made = {"base": base.model_copy(update={"seed": None}), "seed": _own_seed(base.seed, experiment)}
         graph.base["model"] = graph.add("base_model", "base_model", made, more_inputs=graph.corpus, execution=workers)

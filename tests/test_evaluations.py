@@ -136,6 +136,36 @@ def test_of_a_part_of_the_items_there_is_no_score_of_a_corpus(tmp_path: Path) ->
     assert line(printed(*rating), "th")[1] == "rating"
 
 
+def test_bits_per_byte_are_compared_on_all_items_or_none(tmp_path: Path) -> None:
+    """What a sample adds to a language's value depends on the others."""
+    asked: dict[str, Any] = {"metric": "bits_per_byte", "tasks": {"heldout_sw": "sw"}, "split": "dev"}
+    sizes = ((25, 0.5), (40, 0.2), (40, 0.9))
+    fewer, first, second = (published(tmp_path, f"{n} {share}", n=n, share=share, **asked) for n, share in sizes)
+    found = line(printed(first, second), "sw")
+    assert found[1] == "bits_per_byte"
+    assert all(len(part.partition(".")[2]) == 3 for part in found[2:4]), "no share, and three digits"
+    assert found[-1] == "higher"
+    with pytest.raises(EvaluationError, match=r"with the same evaluation\.limit and heldout_samples"):
+        printed(fewer, first)
+
+
+def test_splits_are_those_of_what_both_have(tmp_path: Path) -> None:
+    """A task that the other lacks, on other items, is no reason to refuse, nor to warn."""
+    store = Store(str(tmp_path))
+    parts = [published(tmp_path, "t"), published(tmp_path, "h", tasks={"heldout_sw": "sw"}, split="dev")]
+    attempt = store.attempt("results", b"both".hex().ljust(24, "0"))
+    records = [
+        attempt.write_table(table, i, artifact.read(table))
+        for i, artifact in enumerate(find_results(part) for part in parts)
+        if artifact is not None
+        for table in ("results", "items")
+    ]
+    whole = attempt.publish(records, settings={}, inputs={}, version=1, summary={})
+    text = printed(f"{tmp_path}/{whole.address}", parts[1])
+    assert "40 items of 1 tasks in 1 languages; of A's 160 and B's 40, those that both have" in text
+    assert "warning" not in text
+
+
 def test_items_that_only_one_model_has_a_value_of_are_left_out(tmp_path: Path) -> None:
     first, second = (published(tmp_path, f"{lacking}", lacking=lacking) for lacking in (0, 3))
     text = printed(first, second)

@@ -12,17 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysel import tables
+from raysel.corpus.heldout import drawn_first
 from raysel.errors import UserError
 from raysel.evaluation.deadline import DeadlineError, deadline
-from raysel.evaluation.heldout import with_documents
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import EvalTask
-from raysel.seeding import draw
 from raysel.store import Artifact, Attempt, ShardRecord, Store
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
+    from raysel.evaluation.harness import ItemScore, MetricScore
+
+# A prompt with shots: what the batch size on a GPU is tried with, and the most of a held-out sample that is taken in.
+PROBED_TOKENS = 4096
 # Texts that are null in many cells: they have one type in all.
 TEXTS = dict.fromkeys(("target", "generated", "judgement"), pa.string())
 HELDOUT_COLUMNS = ["id", "lang", "prompt", "response", "history", "task", "source", "group"]
@@ -146,15 +149,17 @@ class CellWorker:
 
         task = cell.task
         metadata = task.config.get("metadata") or {}
-        scores, items = evaluate_task(
-            self.lm,
-            self._with_documents(task) if task.is_heldout else task,
-            limit=None if task.is_heldout else self.settings.limit,
-            seed=self.seed,
-            # The documents of held-out samples are in it already.
-            chat_template=cell.template is not None and not task.is_heldout,
-            judged_by=judged_by,
-        )
+        if task.is_heldout:
+            scores, items = self._score_heldout(task)
+        else:
+            scores, items = evaluate_task(
+                self.lm,
+                task,
+                limit=self.settings.limit,
+                seed=self.seed,
+                chat_template=cell.template is not None,
+                judged_by=judged_by,
+            )
         shared = {"model": cell.identity, "task": task.name, "lang": task.lang, "split": task.split}
         conditions = {
             "seed": self.seed,
@@ -173,11 +178,12 @@ class CellWorker:
         facts = {"task": words_of(task), "lang": task.lang, **conditions}
         attempt.publish(records, settings=facts, inputs={}, version=1, summary=summary)
 
-    def _with_documents(self, task: EvalTask) -> EvalTask:
+    def _score_heldout(self, task: EvalTask) -> "tuple[list[MetricScore], list[ItemScore]]":
+        from raysel.evaluation.bits_per_byte import evaluate_heldout
+
         assert self.corpus is not None
-        wanted = int(task.config["metadata"]["samples"])
-        rows = heldout_rows(self.corpus, task.lang, wanted)
-        return with_documents(task, rows, self.lm.tokenizer, self.lm.max_length)
+        rows = heldout_rows(self.corpus, task.lang, int(task.config["metadata"]["samples"]))
+        return evaluate_heldout(self.lm, rows, max_tokens=min(self.lm.max_length, PROBED_TOKENS), seed=self.seed)
 
     def _judge(self) -> "HFLM | None":
         if self.judged_by is None and self.judge is not None:
@@ -187,12 +193,12 @@ class CellWorker:
 
 
 def heldout_rows(corpus: Artifact, lang: str, wanted: int) -> list[dict[str, Any]]:
-    """At most `wanted` held-out samples of a language; which they are depends on their ids alone, as in training."""
+    """At most `wanted` held-out samples of a language."""
     found: list[dict[str, Any]] = []
     for shard in corpus.shards("heldout"):
         table = corpus.read_shard(shard, HELDOUT_COLUMNS)
         found += table.filter(pc.equal(table["lang"], lang)).to_pylist()
-        found = sorted(found, key=lambda row: draw(0, f"heldout {row['id']}"))[:wanted]
+        found = drawn_first(found, wanted)
     return found
 
 

@@ -7,6 +7,22 @@ from pydantic import Field
 from raysel.models.settings import ModelSettings
 from raysel.settings import Section, execution
 
+# What says nothing of held-out samples.
+OF_TASKS = {
+    *(
+        "data",
+        "include",
+        "exclude",
+        "exclude_metrics",
+        "split",
+        "dev_share",
+        "limit",
+        "shots",
+        "chat_template",
+        "judge",
+    ),
+}
+
 
 class EvaluationSettings(Section):
     """lm-eval task files, scored in every language.
@@ -23,6 +39,7 @@ class EvaluationSettings(Section):
     heldout_samples: so many samples of each language that the corpus holds out are scored as well, by the bits per byte
     of their responses (tasks `heldout_<lang>`): in every language of the corpus, whatever is trained on, always as
     development items and in the chat template.
+    A sample is cut at 4,096 tokens, or at what the model takes in.
     models says which are evaluated: the model before training, the one after it, or both.
     batch_size (sequences per forward pass) is kept in the plan; it defaults to 16 on a CPU, on a GPU to what fits.
     gpus_per_worker defaults to the fewest GPUs that hold the model; it is split over them.
@@ -52,7 +69,8 @@ class EvaluationSettings(Section):
     def without_effect(self) -> list[str]:
         if not self.is_asked and self.model_fields_set - {"tasks", "heldout_samples"}:
             return ["tasks is not set, so nothing is evaluated and the other settings do nothing"]
-        return []
+        idle = sorted(OF_TASKS & self.model_fields_set) if self.is_asked and self.tasks is None else []
+        return [f"{', '.join(idle)}: do nothing without tasks"] if idle else []
 
     @property
     def is_asked(self) -> bool:

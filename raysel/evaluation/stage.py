@@ -20,6 +20,7 @@ from raysel.embedding.placement import gpus_per_replica
 from raysel.errors import IncompleteError
 from raysel.evaluation.batch_size import largest_that_fits
 from raysel.evaluation.cell_stage import (
+    PROBED_TOKENS,
     Cell,
     CellWorker,
     EvaluatedModel,
@@ -38,8 +39,6 @@ from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord, Store, digest, file_digest
 
 CPU_BATCH = 16
-# A prompt with shots; what the batch size on a GPU is tried with.
-PROBED_TOKENS = 4096
 
 
 class CellsFailedError(IncompleteError):
@@ -64,7 +63,11 @@ def run(run: StageRun) -> StageOutput:
         run.settings.get("template"),
         run.settings["trust_remote_code"],
     )
-    wished = {"batch_size": settings.batch_size, "gpus": settings.gpus_per_worker}
+    wished = {
+        "batch_size": settings.batch_size,
+        "gpus": settings.gpus_per_worker,
+        "threads": settings.cpus_per_worker,
+    }
     plan = run.attempt.plan(lambda: _plan(run, tasks, model), given=wished)
     store = run.attempt.store
     own = _cells(run, plan, tasks, run.settings["identity"], adapter=True)
@@ -88,7 +91,7 @@ def run(run: StageRun) -> StageOutput:
     addresses = [cell.address for cell in own]
     records = run.cluster.run_task(_gather, run.attempt, addresses, run.settings["model_name"])
     found = [_published(store, address) for address in addresses]
-    return StageOutput(records, _summary(tasks, found, settings) | {"cells": addresses})
+    return StageOutput(records, _summary(tasks, found) | {"cells": addresses})
 
 
 def _heldout_tasks(run: StageRun, settings: EvaluationSettings) -> list[EvalTask]:
@@ -199,8 +202,10 @@ def _score_cells(
     settings: EvaluationSettings = run.settings["evaluation"]
     gpus, threads = plan["gpus"], plan["threads"]
     # Half a CPU less than a CPU actor computes with: what else runs on the node (a trial) must find room.
-    each = {"num_cpus": 1 if gpus else threads - 0.5, "num_gpus": gpus}
+    each = {"num_cpus": settings.cpus_per_worker or 1 if gpus else threads - 0.5, "num_gpus": gpus}
     room = run.cluster.places(**each) if gpus else min(2, run.cluster.cpus() // threads)
+    workers = min(settings.workers or max(1, room), len(cells))
+    run.cluster.refuse_unless_placeable("evaluation.workers", workers, **each)
     arguments = {
         "store": run.attempt.store,
         "plan": plan,
@@ -215,7 +220,7 @@ def _score_cells(
         CellWorker,
         arguments,
         [{"cell": i} for i in range(len(cells))],
-        workers=min(settings.workers or max(1, room), len(cells)),
+        workers=workers,
         **each,
         stall_seconds=STALL_SECONDS + 60 * settings.cell_timeout_minutes,
     )
@@ -242,7 +247,7 @@ def _gather(attempt: Attempt, addresses: list[str], model_name: str) -> list[Sha
     return records
 
 
-def _summary(tasks: list[EvalTask], cells: list[Artifact], settings: EvaluationSettings) -> dict[str, Any]:
+def _summary(tasks: list[EvalTask], cells: list[Artifact]) -> dict[str, Any]:
     """macro is, per metric, the mean over languages of the mean over each language's tasks."""
     by_metric: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for task, cell in zip(tasks, cells, strict=True):
@@ -251,7 +256,7 @@ def _summary(tasks: list[EvalTask], cells: list[Artifact], settings: EvaluationS
     return {
         "tasks": [task.name for task in tasks],
         "languages": sorted({task.lang for task in tasks}),
-        "split": settings.split,
+        "split": " and ".join(sorted({task.split for task in tasks})),
         "items": sum(cell.summary["items"] for cell in cells),
         "harness": harness_version(),
         "macro": {metric: fmean(fmean(values) for values in langs.values()) for metric, langs in by_metric.items()},

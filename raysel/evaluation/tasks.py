@@ -35,7 +35,7 @@ class EvalTask:
     item names an item the same in all languages: a Jinja template over its fields, or `position`; None where the items
     of one language have no counterpart in another. part says which rows of the split that lm-eval scores
     (`test_split`, without one `validation_split`) are the task's, where `dev_share` divides it. split: what the items
-    count as. is_heldout: its documents are samples that the corpus holds out.
+    count as. is_heldout: its items are samples that the corpus holds out, which lm-eval has no task for.
     """
 
     name: str

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysel.evaluation.heldout import METRIC
 from raysel.evaluation.intervals import is_share
 from raysel.report.result_lines import (
     MODELS,
@@ -13,6 +14,7 @@ from raysel.report.result_lines import (
     Key,
     MetricLines,
     Ratio,
+    lower_is_better,
 )
 
 # Of metrics that equally many tasks have, the one that the report's figure and first line show.
@@ -31,8 +33,8 @@ class Comparison:
     overall, by_family, by_training (languages trained on, and others) and by_language are averages: the mean over
     languages of the mean over a language's tasks. overall and by_family also have the mean over all items, where that
     is another one. Where two models have no cell in common there is no average. by_training, by_language (highest
-    first) and ratios are of shown_metric, the one that most tasks have. partial: how many cells have an item with a
-    value in one model only; they are of the other items.
+    first) and ratios are of shown_metric, the one that most tasks have (bits per byte only where there is no other).
+    partial: how many cells have an item with a value in one model only; they are of the other items.
     """
 
     cells: list[Compared]
@@ -56,6 +58,11 @@ class Comparison:
         """The averages of each family of tasks, where there are several."""
         lines = [line for line in self.by_family if line.metric == metric]
         return lines if len({line.label for line in lines}) > 1 else []
+
+    @property
+    def less_is_better(self) -> list[str]:
+        """The metrics, sorted, of which a lower value is the better one."""
+        return sorted({line.metric for line in self.cells if lower_is_better(line.metric)})
 
     @property
     def shares(self) -> set[str]:
@@ -119,7 +126,8 @@ def _highest_first(line: Compared) -> tuple[float, str]:
     return -max(shown.value for shown in (line.base, line.tuned) if shown is not None), line.lang
 
 
-def _rank(metric: str, keys: Collection[Key]) -> tuple[bool, int, int, str]:
+def _rank(metric: str, keys: Collection[Key]) -> tuple[bool, bool, int, int, str]:
+    # What is held out says least of what a model can do.
     name = metric.partition(",")[0]
     preferred = PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
-    return name in LAST, -sum(key[2] == metric for key in keys), preferred, metric
+    return name in LAST, name == METRIC, -sum(key[2] == metric for key in keys), preferred, metric

@@ -11,7 +11,13 @@ from langcodes.tag_parser import LanguageTagError
 
 MINUS = "−"
 NOTHING = "–"
-METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match", "f1": "F1"}
+METRICS = {
+    "acc": "accuracy",
+    "acc_norm": "length-normalised accuracy",
+    "exact_match": "exact match",
+    "f1": "F1",
+    "bits_per_byte": "bits per byte",
+}
 SECRET = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
 
 
@@ -90,6 +96,11 @@ def metric_name(metric: str) -> str:
     """lm-eval's name of a metric in words, less the name of its filter."""
     name = metric.partition(",")[0]
     return METRICS.get(name, name)
+
+
+def metric_digits(metric: str) -> int:
+    """How many digits a metric that is no share is written with: a hundredth of a bit per byte is a difference."""
+    return 3 if metric.partition(",")[0] == "bits_per_byte" else 2
 
 
 def shorten(text: str, length: int) -> str:

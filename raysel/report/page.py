@@ -233,7 +233,7 @@ def _results(comparison: Comparison) -> Markup:
         label=f"{formats.metric_name(comparison.shown_metric)}{', %' if percent else ''}",
         description=f"{formats.metric_name(comparison.shown_metric)} of each language, averaged over its tasks",
         percent=percent,
-        digits=2,
+        digits=formats.metric_digits(comparison.shown_metric),
     )
 
 
@@ -244,7 +244,7 @@ def metric_writer(comparison: Comparison | None) -> Any:
     def write(value: float | None, metric: str, sign: bool = False) -> str:
         if metric in shares:
             return formats.decimal(None if value is None else 100 * value, 1, sign=sign)
-        return formats.decimal(value, 2, sign=sign)
+        return formats.decimal(value, formats.metric_digits(metric), sign=sign)
 
     return write
 

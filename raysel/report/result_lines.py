@@ -155,9 +155,11 @@ class MetricLines:
         self.panel = Panel(cells, seed=seed, share=is_share(metric)) if cells else None
 
     def _are_averaged(self, key: Key, of_all: Sequence[ItemValues]) -> bool:
-        """Whether the models have the same items, and each one's value is the mean of those that have one. That of a
-        whole corpus (BLEU, chrF++) is not: its sentences say nothing of it."""
-        if not all(np.array_equal(of.numbers, of_all[0].numbers) for of in of_all):
+        """Whether the models have the same items (of the same name, where two trials hold out other samples), and each
+        one's value is the mean of those that have one. That of a whole corpus (BLEU, chrF++) is not: its sentences say
+        nothing of it."""
+        first = of_all[0]
+        if not all(np.array_equal(of.numbers, first.numbers) and [*of.groups] == [*first.groups] for of in of_all):
             return False
         if not np.isfinite([of.values for of in of_all]).all(axis=0).any():
             return False

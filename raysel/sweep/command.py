@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from raysel.errors import IncompleteError
-from raysel.evaluation.heldout import METRIC
+from raysel.evaluation.heldout import METRIC, PREFIX, is_asked_by
 from raysel.evaluation.tasks import load_tasks
 from raysel.execution import local_scratch, run_folder
 from raysel.experiment import Experiment, checked
@@ -70,6 +70,11 @@ def refuse_what_is_not_evaluated(search: Search, experiment: Experiment) -> None
             continue
         if asks_heldout(objective, experiment):
             continue
+        if experiment.evaluation.tasks is None:
+            raise SpaceError(
+                f"{search.space_file}: objective {objective.label}: the experiment evaluates only the tasks "
+                f"{PREFIX}<lang>, by {METRIC}"
+            )
         tasks = load_tasks(experiment.evaluation)
         chosen = [task for task in tasks if any(fnmatchcase(task.name, glob) for glob in objective.tasks)]
         chosen = [task for task in chosen if task.lang in (objective.languages or [task.lang])]
@@ -86,8 +91,8 @@ def refuse_what_is_not_evaluated(search: Search, experiment: Experiment) -> None
 
 def asks_heldout(objective: Objective, experiment: Experiment) -> bool:
     """Whether it is of held-out samples, whose languages only the corpus knows."""
-    evaluation = experiment.evaluation
-    return evaluation.heldout_samples > 0 and (objective.metric == METRIC or evaluation.tasks is None)
+    named = experiment.evaluation.heldout_samples > 0 and objective.metric == METRIC
+    return named and any(is_asked_by(glob) for glob in objective.tasks)
 
 
 def _some(names: Iterable[str]) -> str:
@@ -203,7 +208,8 @@ def winner_name(search: Search, line: Ranked, best: Sequence[Ranked]) -> str:
 
 
 def _averages(search: Search, artifacts: dict[str, Artifact]) -> list[tuple[str, Any]]:
-    """(metric, its average over languages) of the metrics that the objectives name, or of all."""
+    """(metric, its average over languages) of the metrics that the objectives name, or of all where no test item has
+    one of them."""
     models = {model: artifacts[f"results_{model}"] for model in ("base", "tuned") if f"results_{model}" in artifacts}
     rows: dict[str, dict[Any, Any]] = {}
     for model, artifact in models.items():
@@ -213,7 +219,7 @@ def _averages(search: Search, artifacts: dict[str, Artifact]) -> list[tuple[str,
             rows.setdefault(row["metric"], {}).setdefault((row["lang"], row["task"], row["metric"]), {})[model] = row
     items = {model: read_items(artifact) for model, artifact in models.items()}
     named = {objective.metric for objective in search.space.objective if objective.metric is not None}
-    chosen = [metric for metric in rows if not named or {metric, metric.partition(",")[0]} & named]
+    chosen = [metric for metric in rows if {metric, metric.partition(",")[0]} & named] or list(rows)
     averages = [(metric, MetricLines(metric, rows[metric], items, seed=search.space.seed)) for metric in chosen]
     return [(metric, lines.overall()[0]) for metric, lines in averages if lines.overall()]
 

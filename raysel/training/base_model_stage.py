@@ -43,6 +43,7 @@ def run(run: StageRun) -> StageOutput:
             weight_decay=0.1,
             zero=0,
             workers=run.settings["workers"],
+            cpus_per_worker=run.settings["cpus_per_worker"],
         ),
         seed,
         trust_remote_code=False,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raysel.models.templates import end_of_turn, prompt_text
+from raysel.models.turns import turn_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,15 +46,8 @@ def instruction_example(
     """
     opening = prompt_text(tokenizer, prompt, history)
     answer = response + end_of_turn(tokenizer)
-    prompt_ids = _tokens(tokenizer, opening)
-    ids = _tokens(tokenizer, opening + answer)
-    if ids[: len(prompt_ids)] != prompt_ids:
-        # A token would straddle the border. Generation starts from the prompt's own tokens, so training does too.
-        ids = prompt_ids + _tokens(tokenizer, answer)
+    prompt_ids, answer_ids = turn_tokens(tokenizer, opening, answer)
+    ids = prompt_ids + answer_ids
     labels = np.array(ids, dtype=np.int32)
     labels[: 1 if learn_prompt else max(1, len(prompt_ids))] = IGNORED
     return Example(np.array(ids[:max_tokens], dtype=np.int32), labels[:max_tokens], len(ids) > max_tokens)
-
-
-def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

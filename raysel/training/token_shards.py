@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysel.seeding import draw
+from raysel.corpus.heldout import drawn_first
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.tables import TOKENS
 from raysel.training.examples import Example, instruction_example
@@ -156,7 +156,7 @@ def write_heldout_shard(
         for row in corpus.read_shard(shard, [*TEXT_COLUMNS, "task"]).to_pylist():
             by_lang.setdefault(row["lang"], []).append(row)
         for lang, members in by_lang.items():
-            by_lang[lang] = sorted(members, key=lambda row: draw(0, f"heldout {row['id']}"))[: data.heldout_samples]
+            by_lang[lang] = drawn_first(members, data.heldout_samples)
     samples: list[Sample] = []
     for lang, members in sorted(by_lang.items()):
         for row in members:

@@ -80,6 +80,7 @@ def run(run: StageRun) -> StageOutput:
             checkpoints_kept=steps,
             micro_batch_tokens=workers.micro_batch_tokens,
             workers=workers.workers,
+            cpus_per_worker=workers.cpus_per_worker,
             max_failures=workers.max_failures,
             timeout_minutes=workers.timeout_minutes,
         ),

@@ -143,8 +143,9 @@ def worker(run: StageRun, plan: dict[str, Any], *, judge: str | None = None) -> 
     return CellWorker(
         store=run.attempt.store,
         plan={"threads": 1, "gpus": 0} | plan,
-        cells=[Cell(task, "tuned", "a model", adapter=True), Cell(task, "base", "its base", adapter=False)],
+        cells=[Cell(task, name, "a model", adapter=name == "tuned", template=None) for name in ("tuned", "base")],
         model=model,
+        corpus=None,
         judge=judge,
         evaluation=settings,
         seed=7,

@@ -21,6 +21,7 @@ from raysel.report.examples import choose_items
 from raysel.report.formats import both_ends
 from raysel.report.heldout_loss import read_heldout
 from raysel.report.overlap import Choice, side_by_side
+from raysel.report.page import metric_writer
 from raysel.report.projection import choose_rows, contrasting_colours, place_labels, project, share_out, spread_labels
 from raysel.report.result_lines import Compared, ItemValues, family
 from raysel.report.score_summary import BINS, ScoreSummary, bin_centres
@@ -360,6 +361,25 @@ def test_the_shown_metric_says_how_good_the_answers_are():
     more = [result(f"{i}_en", "en", "right_language", 0.5, 0, 1) for i in range(9)]
     found = compare({"tuned": [*more, result("t_en", "en", "custom", 0.5, 0, 1)]}, {}, seed=0)
     assert found.shown_metric == "custom"
+
+
+def test_bits_per_byte_are_no_share_and_less_of_them_is_better():
+    """Where tasks are scored too, these are shown first, in however few languages."""
+    held = {
+        model: [result(f"heldout_{lang}", lang, "bits_per_byte", value, value - 0.1, value + 0.1) for lang in "abc"]
+        for model, value in (("base", 0.9), ("tuned", 0.6541))
+    }
+    found = compare(held, {}, seed=0)
+    assert (found.shown_metric, found.shares, found.less_is_better) == ("bits_per_byte", set(), ["bits_per_byte"])
+    assert {(line.verdict, line.better) for line in found.cells} == {("lower", True)}
+    assert metric_writer(found)(0.6541, "bits_per_byte") == "0.654"
+    assert metric_writer(found)(12.345, "bleu") == "12.35"
+    assert found.ratios == []
+    task = {model: [*rows, result("t_en", "en", "acc", 0.5, 0.4, 0.6)] for model, rows in held.items()}
+    both = compare(task, {}, seed=0)
+    assert (both.shown_metric, both.shares) == ("acc", {"acc"})
+    answered = {"tuned": [*held["tuned"], result("x_en", "en", "answered", 1, 0, 1)]}
+    assert compare(answered, {}, seed=0).shown_metric == "bits_per_byte"
 
 
 def test_models_without_a_common_result_have_neither_averages_nor_ratios():

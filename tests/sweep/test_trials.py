@@ -128,6 +128,38 @@ def test_an_objective_that_no_task_has_is_refused_before_anything_runs(
         refuse_what_is_not_evaluated(found, found.trial({"preselect.rho": 0.5}, 7, name="x"))
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "objective", "message"),
+    [
+        ({"heldout_samples": 4}, {"tasks": ["heldout_*"]}, None),
+        ({"heldout_samples": 4}, {"languages": ["sw"]}, None),
+        ({"heldout_samples": 4, "tasks": str(REPOSITORY / "raysel/demo/eval")}, {"tasks": ["heldout_sw"]}, None),
+        ({}, {"tasks": ["heldout_*"]}, r"needs evaluation\.tasks or evaluation\.heldout_samples"),
+        ({"heldout_samples": 4}, {"tasks": ["xcopa_*"]}, "evaluates only the tasks heldout_<lang>, by bits_per_byte"),
+        ({"heldout_samples": 4}, {"metric": "acc"}, "objective acc: the experiment evaluates only the tasks heldout_"),
+        ({"tasks": str(REPOSITORY / "raysel/demo/eval")}, {"tasks": ["heldout_*"]}, "evaluates tasks choice_ar"),
+    ],
+)
+def test_a_search_by_held_out_samples_needs_them(
+    tmp_path: Path, evaluation: dict, objective: dict, message: str | None
+) -> None:
+    def checked() -> Search:
+        space = {"parameters": {"preselect.rho": {"grid": [0.5]}}, "objective": {"metric": "bits_per_byte"} | objective}
+        found = search(tmp_path, space, {"evaluation": evaluation})
+        refuse_what_is_not_evaluated(found, found.trial({"preselect.rho": 0.5}, 7, name="x"))
+        return found
+
+    if message is not None:
+        with pytest.raises(SpaceError, match=message):
+            checked()
+        return
+    found = checked()
+    assert not found.space.objective[0].is_maximized
+    trial = found.trial({"preselect.rho": 0.5}, 7, name="x").evaluation
+    assert trial.models == ["tuned"]
+    assert trial.split == ("dev" if "tasks" in evaluation else "test")
+
+
 def test_every_condition_is_looked_up_and_sections_are_looked_into(tmp_path: Path) -> None:
     mixture = {"grid": [{"quota": "even", "total": 100}, {"quota": "proportional", "total": 100}]}
     kind = {"grid": ["random", "balanced"], "when": {"mixture.quota": "even"}}

@@ -138,7 +138,7 @@ def test_a_base_model_is_made_from_the_corpus_alone(cluster, progress, store: St
     corpus = write_corpus(store, 40)
     base = BaseModelSettings(vocabulary=320, width=32, layers=2, heads=2, context=128, steps=12, batch_samples=8)
     attempt = store.attempt("base_model", "b")
-    settings = {"base": base, "seed": 3, "workers": 2}
+    settings = {"base": base, "seed": 3, "workers": 2, "cpus_per_worker": None}
     output = base_model_stage.run(StageRun(settings, {"corpus": corpus}, {}, attempt, cluster, progress))
     artifact = attempt.publish(output.records, settings={}, inputs={}, version=1, summary=output.summary)
     assert set(artifact.manifest["rows"]) == {"model", "log"}

@@ -1,0 +1,96 @@
+"""How many bits a model needs for each byte of the responses that the corpus holds out.
+
+A language's value is Σ -log2 p(response | conversation) / Σ bytes of the response (UTF-8), over its samples. It can be
+had in every language that has samples, of any model: unlike a loss per token it does not depend on the tokenizer. The
+tokens are those that training learns, less what ends the turn. lm-eval's own way from a text to its log-likelihood
+would move the white space at the end of the prompt (most templates have some) over to the response, add a token at the
+beginning where the tokenizer is set to, and read a response that looks like a list as one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysel.evaluation.harness import ItemScore, MetricScore
+from raysel.evaluation.heldout import METRIC
+from raysel.evaluation.intervals import is_share, mean_interval
+from raysel.models.templates import prompt_text
+from raysel.models.turns import turn_tokens
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ScoredResponse:
+    """context: the tokens before the response, cut at their beginning, at least one; tokens: of the response; size: the
+    UTF-8 bytes that they stand for; opening: the conversation as it was before it was cut."""
+
+    opening: str
+    context: list[int]
+    tokens: list[int]
+    size: int
+
+
+def evaluate_heldout(
+    lm: "HFLM", rows: Sequence[dict[str, Any]], *, max_tokens: int, seed: int
+) -> tuple[list[MetricScore], list[ItemScore]]:
+    """Score the responses of one language. rows: of the table `heldout`, at least one; max_tokens: the most that the
+    model takes in at once.
+
+    An item's value is as `of_items` has it, its answer the log-likelihood and the bits per byte of the response alone.
+    """
+    scored = [scored_response(lm.tokenizer, row, max_tokens) for row in rows]
+    requests = [((of.opening, row["response"]), of.context, of.tokens) for of, row in zip(scored, rows, strict=True)]
+    found = [float(log_likelihood) for log_likelihood, _ in lm._loglikelihood_tokens(requests, disable_tqdm=True)]
+    bits = -np.array(found) / math.log(2)
+    sizes = np.array([of.size for of in scored])
+    values = of_items(bits, sizes)
+    low, high = mean_interval(values, seed=seed, share=is_share(METRIC))
+    items = [
+        ItemScore(
+            number,
+            _name_in_all_languages(row),
+            METRIC,
+            float(values[number]),
+            of.opening,
+            f"log-likelihood {found[number]:.4f}, {bits[number] / of.size:.4f} bits per byte",
+            row["response"],
+        )
+        for number, (of, row) in enumerate(zip(scored, rows, strict=True))
+    ]
+    return [MetricScore(METRIC, float(bits.sum() / sizes.sum()), low, high, len(rows))], items
+
+
+def scored_response(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], max_tokens: int) -> ScoredResponse:
+    """The response in its conversation. What is too long is cut: a response at its end, a conversation at its
+    beginning."""
+    opening, response = prompt_text(tokenizer, row["prompt"], row.get("history")), row["response"]
+    context, tokens = turn_tokens(tokenizer, opening, response)
+    while len(tokens) > max_tokens:
+        response = response[: min(len(response) - 1, len(response) * max_tokens // len(tokens))]
+        context, tokens = turn_tokens(tokenizer, opening, response)
+    # The last token is only predicted, never taken in.
+    return ScoredResponse(opening, context[-(max_tokens + 1 - len(tokens)) :], tokens, len(response.encode()))
+
+
+def of_items(bits: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The value of each item, (n,), by what it adds to R = Σ bits / Σ sizes: R + (bits - R · sizes) / mean size.
+
+    Their mean is R and their spread that of a ratio, to the first order (Cochran 1977, "Sampling Techniques", section
+    6.4), so that intervals and paired tests of a mean hold for it. Measured on 20 to 300 responses of log-normal length
+    (σ = 1) with 1.2 ± 0.3 bits per byte: 88 to 94% of the 95% intervals hold the truth; those over bits / mean size are
+    3.4 times as wide, as they ask how long responses are, and all hold it.
+    """
+    ratio = bits.sum() / sizes.sum()
+    values: NDArray[np.float64] = ratio + (bits - ratio * sizes) / sizes.mean()
+    return values
+
+
+def _name_in_all_languages(row: dict[str, Any]) -> str:
+    return "\n".join((row["source"], row["task"] or "", row["group"])) if row["group"] else str(row["id"])
