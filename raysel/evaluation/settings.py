@@ -9,19 +9,8 @@ from raysel.settings import Section, execution
 
 # What says nothing of held-out samples.
 OF_TASKS = {
-    *(
-        "data",
-        "include",
-        "exclude",
-        "exclude_metrics",
-        "split",
-        "dev_share",
-        "limit",
-        "shots",
-        "chat_template",
-        "judge",
-    ),
-}
+    "data", "include", "exclude", "exclude_metrics", "split", "dev_share", "limit", "shots", "chat_template", "judge",
+}  # fmt: skip
 
 
 class EvaluationSettings(Section):

@@ -105,9 +105,11 @@ def replaced(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def _with_base(data: Mapping[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """The experiment of a base model, and of nothing that needs another."""
-    seed = {"seed": 0} | base
-    return {**data, "model": {"base": seed}, "embedding": {}, "languages": {}, "mixture": {}, "selection": {}}
+    """The experiment of a base model, which is made alone and may have all the CPUs, and of nothing that needs
+    another."""
+    training = {key: value for key, value in data.get("training", {}).items() if key != "cpus_per_worker"}
+    only = {"embedding": {}, "languages": {}, "mixture": {}, "selection": {}, "training": training}
+    return {**data, **only, "model": {"base": {"seed": 0} | base}}
 
 
 def _write_corpus(store: Store, corpus: Artifact, of: DerivedCorpus, seed: int, file: str) -> None:
