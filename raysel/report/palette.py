@@ -5,6 +5,9 @@ colours shows them dark. The eight categorical colours follow Okabe and Ito's se
 until each can be read as text on its ground.
 """
 
+from collections.abc import Iterable
+from zlib import crc32
+
 LIGHT = {
     "paper": "#fefefe",
     "ink": "#1b2430",
@@ -44,6 +47,23 @@ DARK = {
     "c7": "#abb2be",
 }
 CATEGORICAL = [LIGHT[f"c{number}"] for number in range(8)]
+
+
+def language_colours(corpus: Iterable[str], others: Iterable[str] = ()) -> dict[str, int]:
+    """The number in `CATEGORICAL` of each language's colour: the same in every figure and on all pages of a corpus.
+
+    One after the other, by code, the corpus's languages first, they take a colour that is taken least; of several the
+    next one from where the code's checksum points, so that most keep their colour in another corpus. Up to eight have
+    one each.
+    """
+    first = sorted(set(corpus))
+    found: dict[str, int] = {}
+    taken = [0] * len(CATEGORICAL)
+    for lang in [*first, *sorted(set(others) - set(first))]:
+        home = crc32(lang.encode())
+        found[lang] = min(range(len(taken)), key=lambda number: (taken[number], (number - home) % len(taken)))
+        taken[found[lang]] += 1
+    return found
 
 
 def css_variables(colours: dict[str, str]) -> str:
