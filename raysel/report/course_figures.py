@@ -41,6 +41,8 @@ def separability_course(name: str, rows: Sequence[Row]) -> Markup:
         axes = place(figure, LEFT, TOP, RIGHT, BOTTOM)
         axes.grid(axis="y", color=LIGHT["grid"])
         axes.fill_between(at, low, high, color=LIGHT["pool"], alpha=0.4, linewidth=0)
+        for edge in (low, high):
+            axes.plot(at, edge, color=LIGHT["pool"], linewidth=1)
         axes.plot(at, mean, color=LIGHT["accent"], linewidth=2)
         axes.set_xlim(0, 100)
         axes.set_xlabel("% of the order of training")

@@ -55,7 +55,7 @@ def draw_map(name: str, rows: Sequence[Row], *, colours: Mapping[str, int]) -> M
             # Strokes of no length with round ends: a dot in 20 bytes, and a language in one element.
             dots = np.repeat(own, 3, axis=0)
             dots[2::3] = np.nan
-            axes.plot(dots[:, 0], dots[:, 1], color=shades[number], linewidth=thickness, alpha=0.65,
+            axes.plot(dots[:, 0], dots[:, 1], color=shades[number], linewidth=thickness, alpha=0.8,
                       solid_capstyle="round", clip_on=False, gid=f"points-{number}")  # fmt: skip
         inside = SIDE - 2 * MARGIN
         room = PIXELS_PER_CHARACTER * max(len(label) for label in labels) / inside

@@ -66,7 +66,7 @@ def plot_subset(
     for row, point, shade in zip(rows, points, shades, strict=True):
         centre = None if row["chosen"] else place_of.get(row["cluster"])
         if centre is not None:
-            axes.plot(*zip(point, centre, strict=True), color=shade, linewidth=1, alpha=0.45, zorder=2)
+            axes.plot(*zip(point, centre, strict=True), color=shade, linewidth=0.7, zorder=2)
         face, diameter = (shade, 9) if row["chosen"] else (LIGHT["paper"], 5)
         axes.plot([point[0]], [point[1]], "o", markersize=diameter, markerfacecolor=face, markeredgecolor=shade,
                   markeredgewidth=1.2, zorder=4 if row["chosen"] else 3)  # fmt: skip

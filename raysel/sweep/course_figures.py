@@ -22,7 +22,7 @@ from raysel.sweep.values import Measure, parameters_text
 WIDTH, HEIGHT = 640, 380
 LEFT, TOP, RIGHT, BOTTOM = 68, 12, 18, 44
 LABEL_WIDTH, LABEL_HEIGHT = 9, 14
-COLOURS = {"finished": LIGHT["before"], "stopped": LIGHT["c1"], "failed": LIGHT["c6"]}
+COLOURS = {"finished": LIGHT["before"], "stopped": LIGHT["c1"], "failed": LIGHT["c3"]}
 BEST = LIGHT["accent"]
 
 
@@ -92,7 +92,7 @@ def pareto_scatter(name: str, rows: Sequence[Row], *, measures: Sequence[Measure
         axes.grid(color=LIGHT["grid"], linewidth=1)
         axes.set_axisbelow(True)
         for both, centre, on_front in zip(shown, values.tolist(), front.tolist(), strict=True):
-            _bars(axes, both, centre, measures, 1.0 if on_front else 0.35)
+            _bars(axes, both, centre, measures, 1.8 if on_front else 0.9)
         corners = values[front][np.argsort(values[front][:, 0])]
         # The line bounds what the points dominate.
         axes.step(corners[:, 0], corners[:, 1], where="pre" if across.is_maximized else "post", color=LIGHT["ink"],
@@ -112,7 +112,7 @@ def pareto_scatter(name: str, rows: Sequence[Row], *, measures: Sequence[Measure
 
 
 def _bars(
-    axes: Axes, both: Sequence[Interval], centre: Sequence[float], measures: Sequence[Measure], strength: float
+    axes: Axes, both: Sequence[Interval], centre: Sequence[float], measures: Sequence[Measure], thickness: float
 ) -> None:
     """The intervals of a point around its place."""
     for side, (shown, of) in enumerate(zip(both, measures, strict=True)):
@@ -120,7 +120,7 @@ def _bars(
             continue
         ends = [shown.low * of.scale, shown.high * of.scale]
         bar = (ends, [centre[1]] * 2) if side == 0 else ([centre[0]] * 2, ends)
-        axes.plot(*bar, color=LIGHT["pool"], linewidth=1.4, alpha=strength, zorder=2)
+        axes.plot(*bar, color=LIGHT["pool"], linewidth=thickness, zorder=2)
 
 
 def _ranks(axes: Axes, values: np.ndarray, front: np.ndarray, ranks: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ CURVE_LEGEND = {
     "best": ("the best point", "var(--accent)"),
     "finished": ("finished", "var(--before)"),
     "stopped": ("stopped early", "var(--c1)"),
-    "failed": ("failed", "var(--c6)"),
+    "failed": ("failed", "var(--c3)"),
 }
 
 
