@@ -106,13 +106,15 @@ def _table(choice: Choice, family_of: dict[str, str]) -> Table:
 
 
 def _save(drawn: Picture, path: Path) -> None:
-    from raysel.report.subset_figure import HEIGHT, WIDTH, plot_subset
+    from raysel.report.palette import language_colours
+    from raysel.report.subset_figure import HEIGHT, WIDTH, plot_subset, subset_rows
     from raysel.report.svg import drawing
 
     if not any(line.place for line in drawn.candidates):
         raise SubsetError("URIEL knows no coordinates of these languages: there is nothing to draw")
     with drawing(WIDTH, HEIGHT) as figure:
-        plot_subset(figure, drawn)
+        colours = language_colours(line.lang for line in drawn.candidates)
+        plot_subset(figure, subset_rows(drawn), explained=drawn.explained, colours=colours)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=DOTS_PER_INCH)

@@ -1,12 +1,15 @@
 """Separability against diversity: one point for each choice, as SVG."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from raysel.report.diversity import Diversity, DiversityLine
+from raysel.report.diversity import Diversity
+from raysel.report.figure_data import Row, numbers
 from raysel.report.palette import LIGHT
 from raysel.report.projection import place_labels
 from raysel.report.svg import drawing, inline, place
@@ -23,16 +26,33 @@ COLOURS = {"everything": LIGHT["muted"], "corpus": LIGHT["c1"], "pool": LIGHT["a
 DASHES = (0, (2, 3))
 
 
-def diversity_scatter(diversity: Diversity) -> Markup | None:
-    """The choices by mean separability and by 1 less the mean similarity within a language, with their Pareto front;
-    None where fewer than two selectors have a place."""
-    lines = [line for line in diversity.lines if line.place is not None]
-    if sum(line.candidates != "everything" for line in lines) < 2:
-        return None
-    points = np.array([line.place for line in lines])
+def diversity_rows(diversity: Diversity) -> list[Row]:
+    """The choices that have a place, by mean separability and by 1 less the mean similarity within a language; none
+    where fewer than two selectors have one."""
+    lines = [(line, line.place) for line in diversity.lines]
+    if sum(line.candidates != "everything" and at is not None for line, at in lines) < 2:
+        return []
+    front = diversity.front
+    return [
+        {
+            "name": line.name,
+            "candidates": line.candidates,
+            "is_random": line.is_random,
+            "is_trained": line.is_trained,
+            "separability": at[0],
+            "diversity": at[1],
+            "on_front": any(line is other for other in front),
+        }
+        for line, at in lines
+        if at is not None
+    ]
+
+
+def diversity_scatter(name: str, rows: Sequence[Row]) -> Markup:
+    """The choices by mean separability and diversity, with their Pareto front."""
+    points = np.stack([numbers(rows, "separability"), numbers(rows, "diversity")], axis=1)
     low, span = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9)
     low, span = low - BEFORE * span, span * (1 + BEFORE + AFTER)
-    front = diversity.front
     with drawing(WIDTH, HEIGHT) as figure:
         axes = place(figure, LEFT, TOP, RIGHT, BOTTOM)
         axes.set_xlim(low[0], low[0] + span[0])
@@ -43,37 +63,39 @@ def diversity_scatter(diversity: Diversity) -> Markup | None:
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel("mean separability")
         axes.set_ylabel("1 − mean cosine of two samples of a language")
-        for line, (x, y) in zip(lines, points, strict=True):
-            if line.is_random and line.candidates == "corpus":
+        for row, (x, y) in zip(rows, points, strict=True):
+            if row["is_random"] and row["candidates"] == "corpus":
                 axes.axvline(x, color=LIGHT["before"], linewidth=1, linestyle=DASHES, zorder=2)
                 axes.axhline(y, color=LIGHT["before"], linewidth=1, linestyle=DASHES, zorder=2)
-        corners = np.array([line.place for line in front])
+        corners = points[[row["on_front"] for row in rows]]
+        corners = corners[np.lexsort(corners.T[::-1])]
         axes.step(corners[:, 0], corners[:, 1], where="pre", color=LIGHT["ink"], linewidth=1.2, alpha=0.55, zorder=3)
-        for line, (x, y) in zip(lines, points, strict=True):
-            colour, is_reference = COLOURS[line.candidates], line.is_random or line.candidates == "everything"
-            on_front = any(line is other for other in front)
-            axes.plot([x], [y], "D" if line.candidates == "everything" else "o", markersize=10 if on_front else 8,
+        for row, (x, y) in zip(rows, points, strict=True):
+            colour, is_reference = COLOURS[row["candidates"]], row["is_random"] or row["candidates"] == "everything"
+            axes.plot([x], [y], "D" if row["candidates"] == "everything" else "o",
+                      markersize=10 if row["on_front"] else 8,
                       markerfacecolor=LIGHT["paper"] if is_reference else colour,
-                      markeredgecolor=LIGHT["ink"] if on_front else colour,
-                      markeredgewidth=2 if on_front else 1.6, zorder=5)  # fmt: skip
-        _labels(axes, lines, (points - low) / span)
-        return inline(figure, "diversity", "Mean separability of each choice against its diversity within a language")
+                      markeredgecolor=LIGHT["ink"] if row["on_front"] else colour,
+                      markeredgewidth=2 if row["on_front"] else 1.6, zorder=5)  # fmt: skip
+        _labels(axes, rows, (points - low) / span)
+        return inline(figure, name, "Mean separability of each choice against its diversity within a language")
 
 
-def _labels(axes: Axes, lines: list[DiversityLine], places: NDArray[np.float64]) -> None:
+def _labels(axes: Axes, rows: Sequence[Row], places: NDArray[np.float64]) -> None:
     """The selectors' names beside their points."""
     size = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
     dots = places * size
-    widths = [PIXELS_PER_CHARACTER * len(line.name) for line in lines]
+    widths = [PIXELS_PER_CHARACTER * len(row["name"]) for row in rows]
     # Of left and right as good, the left comes first: turned round, names begin at their points.
     turned, away = np.array([size[0], 0.0]), np.array([-1.0, 1.0])
     seen = turned + away * dots
-    for row, turned_centre in place_labels(seen, seen, widths, LABEL_HEIGHT, size, range(len(lines))).items():
-        line, half, centre = lines[row], np.array([widths[row], LABEL_HEIGHT]) / 2, turned + away * turned_centre
-        edge = np.clip(dots[row], centre - half, centre + half)
-        if np.hypot(*(edge - dots[row])) > FAR:
-            ends = np.stack([dots[row], edge]) / size
+    for number, turned_centre in place_labels(seen, seen, widths, LABEL_HEIGHT, size, range(len(rows))).items():
+        row, half = rows[number], np.array([widths[number], LABEL_HEIGHT]) / 2
+        centre = turned + away * turned_centre
+        edge = np.clip(dots[number], centre - half, centre + half)
+        if np.hypot(*(edge - dots[number])) > FAR:
+            ends = np.stack([dots[number], edge]) / size
             axes.plot(ends[:, 0], ends[:, 1], color=LIGHT["before"], linewidth=0.8, transform=axes.transAxes, zorder=4)
-        axes.text(centre[0] / size[0], centre[1] / size[1], line.name, transform=axes.transAxes, ha="center",
-                  va="center", color=COLOURS[line.candidates], weight="bold" if line.is_trained else "normal",
-                  fontsize=12, gid=f"halo-{row}", zorder=6)  # fmt: skip
+        axes.text(centre[0] / size[0], centre[1] / size[1], row["name"], transform=axes.transAxes, ha="center",
+                  va="center", color=COLOURS[row["candidates"]], weight="bold" if row["is_trained"] else "normal",
+                  fontsize=12, gid=f"halo-{number}", zorder=6)  # fmt: skip

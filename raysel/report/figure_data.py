@@ -3,13 +3,16 @@
 import base64
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 # Cells are None, bool, int, float or str.
 Row = dict[str, Any]
@@ -78,6 +81,24 @@ def read_csv(text: str) -> list[Row]:
     columns, *cells = csv.reader(io.StringIO(text, newline=""))
     names = [_read(column) for column in columns]
     return [dict(zip(names, map(_read, line), strict=True)) for line in cells]
+
+
+def grouped(rows: Sequence[Row], column: str) -> dict[Any, list[Row]]:
+    """The rows by what they have in a column, in the order in which that first comes."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[column], []).append(row)
+    return groups
+
+
+def numbers(rows: Sequence[Row], column: str) -> NDArray[np.float64]:
+    """(n,) of a column, NaN where it is empty."""
+    return np.array([row[column] for row in rows], dtype=np.float64)
+
+
+def finite(value: float | None) -> float | None:
+    """A cell for a number: empty where there is none."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _written(value: Any) -> str:

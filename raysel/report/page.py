@@ -1,30 +1,20 @@
-"""From findings to the HTML page: figures, table rows, and which sections there are."""
+"""From findings to the HTML page: table rows, and which sections there are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from raysel import __version__
-from raysel.evaluation.intervals import Interval
 from raysel.report import formats, provenance
 from raysel.report.comparison import Comparison
-from raysel.report.course_figures import (
-    NAMED_LINES,
-    composition_course,
-    heldout_course,
-    loss_course,
-    separability_course,
-)
-from raysel.report.diversity_figure import diversity_scatter
+from raysel.report.course_figures import NAMED_LINES
+from raysel.report.figures import figures
 from raysel.report.findings import Findings
-from raysel.report.map_figure import draw_map
-from raysel.report.nearest_figure import nearest_matrix
+from raysel.report.map_figure import VIEW_BOX, map_panels
 from raysel.report.palette import DARK, LIGHT, css_variables
-from raysel.report.rows_figures import dumbbells, nested_bars, ridgeline
-from raysel.report.subset_figure import draw_subset
+from raysel.report.selection_rows import selection_rows
 
 NEAREST_NAMED = 3
 # Longer tables than this are folded; a click or the print-out opens them.
@@ -38,20 +28,11 @@ class Page:
     sections: list[str]
 
 
-@dataclass(frozen=True)
-class SelectionRow:
-    lang: str
-    corpus: int
-    pool: int | None
-    quota: int | None
-    subset: int | None
-    mean_all: float | None
-    mean_selected: float | None
-
-
 def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed: int) -> Page:
     """The whole page as UTF-8; the same bytes for the same artifacts."""
     steps = provenance.steps(findings.published)
+    selection = selection_rows(findings)
+    drawn = figures(findings, selection)
     context: dict[str, Any] = {
         "name": name,
         "seed": seed,
@@ -68,8 +49,10 @@ def make_page(findings: Findings, *, name: str, experiment: dict[str, Any], seed
         "software": provenance.software(findings.published),
         "experiment_file": provenance.experiment_file(experiment),
         "experiment": experiment,
-        "selection": selection_rows(findings),
-        "figures": figures(findings),
+        "selection": selection,
+        "figures": drawn,
+        "map_panels": map_panels("map", drawn["map"].rows) if "map" in drawn else [],
+        "map_view": VIEW_BOX,
         "curriculum_kind": _at(experiment, "curriculum", "kind"),
         "preselect": experiment.get("preselect") or {},
         "pool_words": pool_words(experiment),
@@ -149,92 +132,6 @@ def pool_words(experiment: Mapping[str, Any]) -> str:
         "lid_clean": f"the {share} that language identification is surest of, a control",
     }
     return words.get(preselect.get("band", ""), f"{share} of the corpus") + shared_out
-
-
-def selection_rows(findings: Findings) -> list[SelectionRow]:
-    """One row for each language, most selected first (before there is a selection, most rows)."""
-    rows = []
-    scored = findings.scores.languages if findings.scores else []
-    for lang in {*findings.languages, *scored, *(lang for counts in findings.chosen.values() for lang in counts)}:
-        counts = {
-            part: findings.chosen[part].get(lang, 0) if part in findings.chosen else None
-            for part in ("pool", "quota", "subset")
-        }
-        corpus = findings.languages.get(lang) or (findings.scores.count_of(lang) if findings.scores else 0)
-        means = [scores.mean_of(lang) if scores else None for scores in (findings.scores, findings.selected_scores)]
-        rows.append(SelectionRow(lang, corpus, **counts, mean_all=means[0], mean_selected=means[1]))
-    return sorted(rows, key=lambda row: (-(row.subset or 0), -(row.pool or 0), -row.corpus, row.lang))
-
-
-def figures(findings: Findings) -> dict[str, Any]:
-    drawn: dict[str, Any] = {}
-    if findings.subset is not None and findings.subset.drawable:
-        drawn["subset"] = draw_subset(findings.subset.picture)
-    if findings.scores is not None:
-        drawn["ridgeline"] = ridgeline(findings.scores, findings.selected_scores)
-        drawn["nearest"] = nearest_matrix(findings.scores)
-    if findings.diagnostics is not None and findings.diagnostics.similarity:
-        lines = findings.diagnostics.similarity
-        drawn["similarity"] = dumbbells(
-            "similarity",
-            [line.lang for line in lines],
-            [Interval(line.rest) for line in lines if line.rest is not None],
-            [Interval(line.selected) for line in lines if line.selected is not None],
-            label="mean cosine of two samples of the language",
-            description="Mean pairwise similarity within each language, of the selected samples and of the rest",
-        )
-    if findings.map is not None:
-        drawn["map"] = draw_map(findings.map)
-    if findings.diversity is not None:
-        drawn["diversity"] = diversity_scatter(findings.diversity)
-    if findings.chosen:
-        drawn["selection"] = _bars(selection_rows(findings))
-    if findings.curriculum is not None:
-        drawn["course"] = separability_course(findings.curriculum)
-        courses = {by: composition_course(findings.curriculum, by) for by in findings.curriculum.of}
-        drawn["shares"] = [(by, figure, legend) for by, (figure, legend) in courses.items()]
-    if findings.log is not None:
-        drawn["loss"] = loss_course(findings.log)
-        losses = findings.log.by_language
-        if losses:
-            drawn["losses"] = dumbbells(
-                "losses",
-                [entry.lang for entry in losses],
-                [Interval(entry.first) for entry in losses],
-                [Interval(entry.last) for entry in losses],
-                label="training loss",
-                description="Training loss of each language over the first and the last fifth of the steps",
-                digits=2,
-            )
-    if findings.heldout_loss is not None:
-        drawn["heldout"] = heldout_course(findings.heldout_loss)
-    if findings.comparison is not None and findings.comparison.by_language:
-        drawn["results"] = _results(findings.comparison)
-    return drawn
-
-
-def _bars(rows: Sequence[SelectionRow]) -> Markup:
-    layers = [("all", [row.corpus for row in rows])]
-    for part, colour in (("pool", "pool"), ("subset", "accent")):
-        counts = [getattr(row, part) for row in rows]
-        if None not in counts:
-            layers.append((colour, counts))
-    return nested_bars([row.lang for row in rows], layers)
-
-
-def _results(comparison: Comparison) -> Markup:
-    lines = comparison.by_language
-    percent = comparison.shown_metric in comparison.shares
-    return dumbbells(
-        "results",
-        [line.lang for line in lines],
-        [line.base for line in lines],
-        [line.tuned for line in lines],
-        label=f"{formats.metric_name(comparison.shown_metric)}{', %' if percent else ''}",
-        description=f"{formats.metric_name(comparison.shown_metric)} of each language, averaged over its tasks",
-        percent=percent,
-        digits=formats.metric_digits(comparison.shown_metric),
-    )
 
 
 def metric_writer(comparison: Comparison | None) -> Any:

@@ -128,17 +128,3 @@ def place_labels(
                     best = cost, centre
         placed[row] = dots[row] if best is None else best[1]
     return placed
-
-
-def contrasting_colours(centres: NDArray[np.float64], colours: int) -> list[int]:
-    """A colour (0 to colours - 1) for each of (K, 2) places, so that neighbours differ.
-
-    Each place in turn takes the colour whose nearest bearer is farthest away (a colour not yet used is farthest).
-    """
-    taken: list[int] = []
-    for i, centre in enumerate(centres):
-        distance = np.full(colours, np.inf)
-        for other, colour in enumerate(taken):
-            distance[colour] = min(distance[colour], float(np.linalg.norm(centre - centres[other])))
-        taken.append(int(np.argmax(distance)) if i >= colours else i)
-    return taken

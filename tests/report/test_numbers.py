@@ -16,13 +16,13 @@ from raysel.report.comparison import compare
 from raysel.report.course_figures import stacked
 from raysel.report.curriculum import cut
 from raysel.report.diversity import Diversity, DiversityLine, Measured, pareto_front
-from raysel.report.diversity_figure import diversity_scatter
+from raysel.report.diversity_figure import diversity_rows
 from raysel.report.examples import choose_items
 from raysel.report.formats import both_ends
 from raysel.report.heldout_loss import read_heldout
 from raysel.report.overlap import Choice, side_by_side
 from raysel.report.page import metric_writer
-from raysel.report.projection import choose_rows, contrasting_colours, place_labels, project, share_out, spread_labels
+from raysel.report.projection import choose_rows, place_labels, project, share_out, spread_labels
 from raysel.report.result_lines import Compared, ItemValues, family
 from raysel.report.score_summary import BINS, ScoreSummary, bin_centres
 from raysel.report.training_log import read_log, smooth
@@ -111,15 +111,6 @@ def test_labels_beside_their_dots_cover_neither_each_other_nor_dots(count, seed)
     for points, room in ((labels, [16, 12]), (dots, [8, 6])):
         covered = (np.abs(labels[:, None] - points[None]) < room).all(axis=2)
         assert covered.sum() == (count if points is labels else 0)
-
-
-def test_neighbours_have_different_colours():
-    places = np.array([[x, y] for x in range(4) for y in range(4)], dtype=float)
-    colours = contrasting_colours(places, 8)
-    assert set(colours) == set(range(8))
-    for i, here in enumerate(places):
-        near = [j for j, there in enumerate(places) if j != i and np.abs(here - there).sum() == 1]
-        assert all(colours[j] != colours[i] for j in near)
 
 
 def result(task, lang, metric, value, low, high):
@@ -562,5 +553,5 @@ def test_a_choice_without_pairs_has_no_place_on_the_front() -> None:
     found = Diversity(lines, [], None)
     assert [chosen.name for chosen in found.front] == ["a"]
     assert [chosen.name for chosen in found.selectors] == ["one", "a", "b"]
-    assert diversity_scatter(found) is not None
-    assert diversity_scatter(Diversity(lines[:3], [], None)) is None
+    assert [row["name"] for row in diversity_rows(found) if row["on_front"]] == ["a"]
+    assert diversity_rows(Diversity(lines[:3], [], None)) == []

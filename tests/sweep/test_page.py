@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from scipy.stats import f_oneway
 
 from raysel.evaluation.intervals import Interval
+from raysel.report.figure_data import DataFigure, write_csv
 from raysel.sweep.answer import answer, listed, searched
 from raysel.sweep.dimensions import Dimension, dimensions, effect, interactions
+from raysel.sweep.figures import sweep_figures
 from raysel.sweep.marks import decades
 from raysel.sweep.page import sweep_page
 from raysel.sweep.point_figures import side_by_side
 from raysel.sweep.records import Sweep, TrialRecord
 from raysel.sweep.settings import Objective, Space
 from raysel.sweep.values import UNCHANGED, labels, measures, metric_measure, parameters_text, short_names, value_text
+from tests.report.made_figures import figures_of
 from tests.sweep.made_sweep import (
     GRID,
     HOSTILE,
@@ -174,8 +177,8 @@ def test_hostile_texts_are_escaped_and_nothing_is_fetched(of_random):
     assert "<script" not in page
     assert "<img" not in page
     assert "onerror" not in re.sub(r'"[^"]*"', "", " ".join(re.findall(r"<[^>]*>", page)))
-    assert not re.search(r"(src|href)=\"(?!#)", page)
-    assert "http" not in re.sub(r"http-equiv", "", page)
+    assert not re.search(r"(src|href)=\"(?!#|data:text/csv;)", page)
+    assert "http" not in re.sub(r"http-equiv|base64,[^\"]*", "", page)
 
 
 def test_ids_are_unique_and_the_page_is_the_same_again(of_grid):
@@ -185,10 +188,60 @@ def test_ids_are_unique_and_the_page_is_the_same_again(of_grid):
     assert sweep_page(sweep) == page
 
 
+def of_page(sweep: Sweep) -> dict[str, DataFigure]:
+    space = Space.model_validate(sweep.space)
+    found = measures(space, [trial.objectives for trial in sweep.trials if trial.objectives])
+    return {figure.name: figure for figure in sweep_figures(sweep, space, found, list(space.parameters)).all}
+
+
+@pytest.mark.parametrize("made", ["of_grid", "of_random"])
+def test_figures_made_again_from_their_csvs_are_those_of_the_page(made, request):
+    sweep, page = request.getfixturevalue(made)
+    drawn, shown = of_page(sweep), figures_of(page)
+    assert shown.keys() == drawn.keys()
+    assert {"ranks-0", "p0-0", "pair-0", "curves", *(["front"] if made == "of_random" else [])} <= shown.keys()
+    for name, (svg, csv) in shown.items():
+        assert replace(drawn[name], csv=csv).svg == svg
+
+
+def test_a_figure_shows_what_its_csv_is_changed_to(of_random):
+    sweep, page = of_random
+    shown = figures_of(page)
+    drawn = of_page(sweep)
+    labels = {"measures", "shown", "measure", "kind", "label", "limits", "down", "across"}
+    assert all(set(getattr(figure.draw, "keywords", {})) <= labels for figure in drawn.values())
+    of_a_kind = {getattr(f.draw, "func", f.draw).__name__ + getattr(f.draw, "keywords", {}).get("kind", ""): f
+                 for f in drawn.values()}  # fmt: skip
+    assert len(of_a_kind) == 8
+    for figure in of_a_kind.values():
+        rows = figure.rows
+        # What is not drawn of a point is in its tooltip.
+        at, column = next((k, c) for k, row in enumerate(rows) for c in reversed(row) if isinstance(row[c], float))
+        changed = [*rows[:at], {**rows[at], column: 0.4}, *rows[at + 1 :]]
+        assert replace(figure, csv=write_csv(changed)).svg != shown[figure.name][0]
+
+
+def test_tables_have_the_values_of_the_ranking(of_random):
+    sweep, _ = of_random
+    drawn = of_page(sweep)
+    [acc, loss] = [[c for c in drawn["front"].rows[0] if c.startswith(f"objective {k}: ")] for k in (1, 2)]
+    for row, ranked in zip(drawn["front"].rows, sweep.ranking, strict=True):
+        for columns, shown in ((acc, ranked.objectives[0]), (loss, ranked.objectives[1])):
+            assert [row[column] for column in columns] == [shown.value, shown.low, shown.high]
+        assert (row["rank"], row["on_front"]) == (ranked.rank, ranked.on_front)
+    rates = [row["value"] for row in drawn["p0-0"].rows]
+    assert rates == [ranked.parameters["training.learning_rate"] for ranked in sweep.ranking]
+    assert any("<script>" in row["parameters"] for row in drawn["curves"].rows)
+
+
 def test_secrets_in_values_stay_out():
     secret = "s3://me:hunter2@bucket/model?key=hunter2"
     data = {"parameters": {"model": {"grid": [{"path": secret}, {"path": "small"}]}}, "objective": LOSS}
-    assert "hunter2" not in sweep_page(without_intervals(data))
+    page = sweep_page(without_intervals(data))
+    assert "hunter2" not in page
+    tables = [csv for _, csv in figures_of(page).values()]
+    assert any("s3://bucket/model" in csv for csv in tables)
+    assert not any("hunter2" in csv for csv in tables)
 
 
 def test_one_seed_without_interval_draws_no_bar():
