@@ -34,7 +34,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
     "results": (3, "raysel.evaluation.stage:run"),
-    "report": (10, "raysel.report.stage:run"),
+    "report": (11, "raysel.report.stage:run"),
 }
 
 

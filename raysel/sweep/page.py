@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from raysel import __version__
 from raysel.report.formats import decimal, duration
-from raysel.report.page import environment
-from raysel.report.palette import DARK, LIGHT, css_variables
+from raysel.report.html import environment
 from raysel.report.provenance import experiment_file
-from raysel.sweep.answer import STATUSES, against_next, answer, counted, searched, verdict_word
+from raysel.sweep.answer import STATUSES, against_next, answer, searched, verdict_word
 from raysel.sweep.course_figures import loss_curves, pareto_scatter
 from raysel.sweep.dimensions import Dimension, Interaction, dimensions, interactions
 from raysel.sweep.heat_figure import heat_map
@@ -26,7 +24,7 @@ from raysel.sweep.settings import Parameter, Space
 from raysel.sweep.space import varied
 from raysel.sweep.values import Measure, measures, metric_measure, parameters_text, short_names, value_text
 
-# Longer tables are cut; a click opens the rest.
+# Longer tables stand in a box that scrolls.
 OPEN_ROWS = 15
 # With so many points the figure of the ranking shows the best.
 DRAWN_RANKS = 40
@@ -54,9 +52,6 @@ def sweep_page(sweep: Sweep) -> str:
         "sweep": sweep,
         "space": space,
         "space_file": experiment_file(sweep.space),
-        "version": __version__,
-        "light": css_variables(LIGHT),
-        "dark": css_variables(DARK),
         "open_rows": OPEN_ROWS,
         "drawn_ranks": DRAWN_RANKS,
         "measures": found,
@@ -73,7 +68,6 @@ def sweep_page(sweep: Sweep) -> str:
         ],
         "test_measures": _test_measures(sweep.tests),
         "parameter_rows": [(key, *_parameter_words(of)) for key, of in space.parameters.items()],
-        "counted": counted,
         "verdict_word": verdict_word,
         "against_next": against_next,
         **_figures(sweep, space, found, keys),
