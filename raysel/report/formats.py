@@ -23,6 +23,7 @@ HIDDEN = re.compile(
 )
 CONTROL_PICTURES = 0x2400
 DELETE, DELETE_PICTURE = 0x7F, "␡"
+PRIVATE_USE = re.compile(r"q[a-t][a-z]\b")
 SECRET = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
 
 
@@ -92,7 +93,8 @@ def language_name(code: str) -> str:
     """The English name of a language code; the code itself where no name is known."""
     try:
         language = langcodes.get(code)
-        return language.display_name() if language.is_valid() else code
+        # Codes for private use are valid, and have no name.
+        return language.display_name() if language.is_valid() and not PRIVATE_USE.match(code) else code
     except (LanguageTagError, ValueError):
         return code
 

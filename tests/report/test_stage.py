@@ -15,8 +15,7 @@ from raysel.evaluations import find_results
 from raysel.progress import Progress
 from raysel.report.formats import decimal, language_name, percent
 from raysel.store import Artifact, Store
-from raysel.tables import DIVERSITY
-from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, heldout_losses, make_run, run_stage
+from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, heldout_losses, make_run, measured, run_stage
 from tests.test_evaluations import published as results_of
 
 MANY = (
@@ -182,25 +181,8 @@ def test_compared_selectors_stand_side_by_side(published, store, cluster, progre
     assert "overlap" not in Page(run_stage(published, store, cluster, progress)).sections
 
 
-def measured(published, store, choices, name="diversity"):
-    """A published diversity of these choices and of everything: made-up numbers, in two languages and over all."""
-    rows = []
-    for number, (method, candidates) in enumerate([("everything", "corpus"), *choices.values()]):
-        given = {"method": method, "candidates": candidates, "corpus_rows": 90, "ngrams_1": 70, "ngrams_2": 60}
-        facts = {"n": 90 - number, "separability": number / 10, "similarity": 0.4 + number / 50, "distinct_1": 0.5}
-        for lang in ("en", "sw", None):
-            more = {"distinct_2": 0.75, "coverage": number * 1.5, "mean_tokens": 33.0, "sampled": lang == "sw"}
-            rows.append({**given, **facts, **more, "lang": lang})
-    # Of one row there are no pairs.
-    rows[4] |= {"n": 1, "similarity": None}
-    attempt = store.attempt("diversity", name)
-    records = [attempt.write_table("diversity", 0, pa.Table.from_pylist(rows, schema=DIVERSITY))]
-    summary = {"languages": {"en": 90, "sw": 90}, "sampled": ["sw"]}
-    return attempt.publish(records, settings={"choices": choices}, inputs={}, version=1, summary=summary)
-
-
 def test_diversity_stands_beside_the_corpus(published, store, cluster, progress):
-    alone = {"diversity": measured(published, store, {"subset": ("kmc", "pool")}, "alone")}
+    alone = {"diversity": measured(store, {"subset": ("kmc", "pool")}, "alone")}
     html = run_stage(published | alone, store, cluster, progress)
     page = Page(html)
     assert "diversity" in page.sections
@@ -216,7 +198,7 @@ def test_diversity_stands_beside_the_corpus(published, store, cluster, progress)
 
 def test_separability_against_diversity_of_the_compared(published, store, cluster, progress):
     choices = {"subset": ("dsir", "pool"), "subset_random_corpus": ("random", "corpus"), "subset_kmc": ("kmc", "pool")}
-    beside = {"diversity": measured(published, store, choices)}
+    beside = {"diversity": measured(store, choices)}
     for step in ("subset_random_corpus", "subset_kmc"):
         attempt = store.attempt("subset", f"beside-{step}")
         made = [attempt.write_table("subset", 0, published["subset"].read("subset").slice(0, 9))]
