@@ -1,6 +1,7 @@
 # make demo       set up, then the main job on the corpus that ships with raysel
 # make test       set up, then linter, type checker and the tests that take minutes
 # make test-all   the same and the slow tests
+# make browser    install the browser that the tests of the pages need, where it is missing and can be
 # make lock       record the stages' sources after their versions were raised
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-all lint lock clean
+.PHONY: demo test test-all lint lock browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/raysel run experiments/demo.yaml
@@ -26,6 +27,13 @@ lint: $(VENV)/installed-dev
 
 lock: $(VENV)/installed-dev
 	$(BIN)/python -m tests.stage_sources
+
+browser:
+	@command -v chromium chromium-browser google-chrome google-chrome-stable > /dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get > /dev/null \
+		&& apt-get update -qq > /dev/null 2>&1 \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium > /dev/null 2>&1; } \
+	|| echo "no Chromium here: the tests of the pages in a browser are skipped"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raysel needs Python 3.11 or newer: make PYTHON=python3.11")'

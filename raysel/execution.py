@@ -44,7 +44,8 @@ def execute(
             return published
         attempt = store.attempt(step.stage, step.fingerprint)
         log = EventLog(store, step, attempt)
-        log.add("start", reason=reason)
+        devices = {"CPU": cluster.cpus(), "GPU": cluster.gpus()}
+        log.add("start", reason=reason, devices=devices)
         run = StageRun(
             settings={**step.settings, **step.execution},
             inputs={name: artifacts[before.name] for name, before in step.inputs.items()},
@@ -63,6 +64,7 @@ def execute(
                 version=step.version,
                 summary=output.summary,
                 versions={"python": platform.python_version(), **{name: installed(name) for name in VERSIONED}},
+                devices=devices,
             )
         except (OSError, KeyError, UserError):
             # A run on another cluster shares the storage but not the lease. If it published first and tidied up, what

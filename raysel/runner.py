@@ -1,6 +1,7 @@
 """Runs an experiment: says what will run and why, runs it step by step, keeps the run's record."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def execute_all(
 ) -> dict[str, Artifact]:
     """Run the steps that are not published, one after another; the artifacts of all, by the steps' names."""
     artifacts: dict[str, Artifact] = {}
+    folder = store.shown(run_folder(experiment.name))
+    reused = [decision.step.name for decision in decisions if decision.artifact is not None]
     for number, decision in enumerate(decisions, start=1):
         step = decision.step
         head = f"[{number}/{len(decisions)}] {step.name}"
@@ -89,6 +92,8 @@ def execute_all(
         else:
             console.print(f"{head}: {decision.reason}", markup=False, highlight=False)
             progress = progress_of(console, step.name)
+            if step.stage == "report":
+                step = replace(step, execution={**step.execution, "reused": reused, "folder": folder})
             artifacts[step.name] = execute(
                 step, store, decision.reason, artifacts=artifacts, cluster=cluster, progress=progress
             )

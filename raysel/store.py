@@ -354,8 +354,10 @@ class Attempt:
         version: int,
         summary: Mapping[str, Any],
         versions: Mapping[str, str] | None = None,
+        devices: Mapping[str, int] | None = None,
     ) -> Artifact:
-        """Write the manifest: from now on the artifact exists, and it is exactly `records`.
+        """Write the manifest: from now on the artifact exists, and it is exactly `records`. devices: of the cluster
+        that made it, by kind (`CPU`, `GPU`).
 
         Where another attempt published first, its artifact stays and is what comes back. `OSError` if a file is not
         there whole, `ValueError` if a shard is listed twice or the summary is not plain JSON.
@@ -382,6 +384,7 @@ class Attempt:
             "attempt": self.name,
             "wall_seconds": round(time.time() - self.started, 3),
             "published": datetime.now(UTC).isoformat(timespec="seconds"),
+            "devices": dict(devices or {}),
             "versions": {"raysel": __version__, **(versions or {})},
         }
         path = f"{self.address}/manifest.json"

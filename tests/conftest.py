@@ -17,6 +17,8 @@ from rich.console import Console
 from raysel.progress import Progress
 from tests import last_words
 
+# Its assertions say what they found, as a test's do.
+pytest.register_assert_rewrite("tests.browser")
 REPOSITORY = Path(__file__).parent.parent
 # A busy machine is no failure: no test has a deadline of its own.
 hypothesis.settings.register_profile("raysel", deadline=None)
@@ -98,6 +100,18 @@ def s3_bucket() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The system's Chromium, started once."""
+    from tests.browser import Browser, find_chromium
+
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with Browser(executable) as started:
+        yield started
 
 
 @pytest.fixture

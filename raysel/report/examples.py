@@ -34,7 +34,7 @@ class Example:
 
 @dataclass(frozen=True)
 class EndSample:
-    """The sample with the highest or the lowest separability of all (`end`: `highest` or `lowest`)."""
+    """The sample of its language with the highest or the lowest separability (`end`: `highest` or `lowest`)."""
 
     end: str
     id: str

@@ -4,11 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysel.report.examples import Answer, EndSample, Example, Item, choose_items
 from raysel.store import Artifact, ShardRecord
+
+# (name, what it is multiplied by so that the first is the least, how a table is sorted so that it is first)
+ENDS = (("highest", -1, "descending"), ("lowest", 1, "ascending"))
 
 
 def draw_examples(results: Mapping[str, Artifact], each: int, *, seed: int) -> list[Example]:
@@ -50,18 +54,29 @@ def _answer(model: str, row: Mapping[str, Any]) -> Answer:
 
 
 def both_ends(scores: Artifact, corpus: Artifact) -> list[EndSample]:
-    """The most and the least separable sample of the whole corpus, with their texts."""
-    extremes: dict[str, tuple[float, dict[str, Any]]] = {}
+    """The most and the least separable sample of every language, with their texts: the highest first, then the lowest
+    from below."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for shard in scores.shards("scores"):
         table = scores.read_shard(shard, ["id", "lang", "separability", "nearest_lang"])
-        for end, sign, order in (("highest", -1, "descending"), ("lowest", 1, "ascending")):
-            best = pc.select_k_unstable(table, 1, [("separability", order), ("id", "ascending")])
-            for row in table.take(best).to_pylist():
-                if end not in extremes or sign * row["separability"] < extremes[end][0]:
-                    extremes[end] = (sign * row["separability"], row)
-    rows = {end: row for end, (_, row) in extremes.items()}
-    texts = texts_of(corpus, pa.array([row["id"] for row in rows.values()], pa.string()))
-    return [EndSample(end=end, **(row | texts[row["id"]])) for end, row in rows.items() if row["id"] in texts]
+        for end, sign, order in ENDS:
+            ordered = table.sort_by([("separability", order), ("id", "ascending")])
+            _, first = np.unique(ordered["lang"].to_numpy(), return_index=True)
+            for row in ordered.take(pa.array(first)).to_pylist():
+                so_far = found.get((end, row["lang"]))
+                if so_far is None or sign * row["separability"] < sign * so_far["separability"]:
+                    found[end, row["lang"]] = row
+    texts = texts_of(corpus, pa.array([row["id"] for row in found.values()], pa.string()))
+    return [
+        EndSample(end=end, **(row | texts[row["id"]]))
+        for end, sign, _ in ENDS
+        for row in sorted(_of_end(found, end), key=lambda row: (sign * row["separability"], row["lang"]))
+        if row["id"] in texts
+    ]
+
+
+def _of_end(found: Mapping[tuple[str, str], dict[str, Any]], end: str) -> list[dict[str, Any]]:
+    return [row for (of, _), row in found.items() if of == end]
 
 
 def texts_of(corpus: Artifact, ids: pa.Array, *, tables: Sequence[str] = ("corpus",)) -> dict[str, dict[str, Any]]:

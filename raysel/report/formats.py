@@ -11,6 +11,8 @@ from langcodes.tag_parser import LanguageTagError
 
 MINUS = "−"
 NOTHING = "–"
+# What the run should have and does not; NOTHING is what there cannot be.
+MISSING = "missing"
 METRICS = {
     "acc": "accuracy",
     "acc_norm": "length-normalised accuracy",
@@ -18,6 +20,16 @@ METRICS = {
     "f1": "F1",
     "bits_per_byte": "bits per byte",
 }
+# Invisible characters that hide or reorder what stands beside them: controls but tab and newline, zero-width
+# spaces, separators of lines and paragraphs, embeddings, overrides and isolates of direction, invisible operators,
+# surrogates, tags.
+# Joiners and direction marks stay: Persian, Hindi and Hebrew are written with them.
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+CONTROL_PICTURES = 0x2400
+DELETE, DELETE_PICTURE = 0x7F, "␡"
+PRIVATE_USE = re.compile(r"q[a-t][a-z]\b")
 SECRET = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
 
 
@@ -87,7 +99,8 @@ def language_name(code: str) -> str:
     """The English name of a language code; the code itself where no name is known."""
     try:
         language = langcodes.get(code)
-        return language.display_name() if language.is_valid() else code
+        # Codes for private use are valid, and have no name.
+        return language.display_name() if language.is_valid() and not PRIVATE_USE.match(code) else code
     except (LanguageTagError, ValueError):
         return code
 
@@ -101,6 +114,22 @@ def metric_name(metric: str) -> str:
 def metric_digits(metric: str) -> int:
     """How many digits a metric that is no share is written with: a hundredth of a bit per byte is a difference."""
     return 3 if metric.partition(",")[0] == "bits_per_byte" else 2
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `12,345 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def visible(text: str) -> str:
+    """`text` with a sign for every hidden character: `␛` for an escape, `⟨U+202E⟩` for a right-to-left override."""
+    return HIDDEN.sub(lambda found: _sign(ord(found[0])), text)
+
+
+def _sign(code: int) -> str:
+    if code < ord(" "):
+        return chr(CONTROL_PICTURES + code)
+    return DELETE_PICTURE if code == DELETE else f"⟨U+{code:04X}⟩"
 
 
 def shorten(text: str, length: int) -> str:

@@ -31,7 +31,10 @@ ITEM_COLUMNS = ("lang", "task", "metric", "item", "value")
 
 
 def gather(inputs: Mapping[str, Artifact], settings: ReportSettings, *, seed: int) -> Findings:
-    published = [Published(name, artifact.manifest, artifact.store.shown) for name, artifact in inputs.items()]
+    published = [
+        Published(name, artifact.manifest, artifact.store.shown, artifact.manifest_digest())
+        for name, artifact in inputs.items()
+    ]
     audit = read_audit(inputs, seed=seed)
     # What was dropped has no part in anything that follows.
     inputs = {**inputs, "corpus": inputs["clean"]} if "clean" in inputs else inputs

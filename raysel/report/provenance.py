@@ -15,11 +15,13 @@ MADE_OF_ROWS = ".parquet"
 
 @dataclass(frozen=True)
 class Published:
-    """A published artifact under the name of its step. shown turns a path in the store into one a person can open."""
+    """A published artifact under the name of its step. shown turns a path in the store into one a person can open;
+    digest: SHA-256 of its manifest as it lies there, which lists the SHA-256 of every file."""
 
     name: str
     manifest: dict[str, Any]
     shown: Callable[[str], str]
+    digest: str
 
     @property
     def address(self) -> str:
@@ -51,7 +53,7 @@ class Step:
     version: int
     fingerprint: str
     published: str
-    wall_seconds: float
+    digest: str
     settings: dict[str, Any]
     inputs: dict[str, str]
     tables: list[StoredTable]
@@ -99,7 +101,7 @@ def _step(published: Published) -> Step:
         version=manifest["stage_version"],
         fingerprint=manifest["fingerprint"],
         published=manifest["published"],
-        wall_seconds=manifest["wall_seconds"],
+        digest=published.digest,
         settings=flat(without_secrets(manifest["settings"])),
         inputs=manifest["inputs"],
         tables=[_table(published, table) for table in manifest["rows"]],

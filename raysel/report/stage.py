@@ -12,26 +12,22 @@ def run(run: StageRun) -> StageOutput:
 
     settings: `report`, `name`, `seed`, `experiment` (the resolved experiment as plain data); inputs: whatever the run
     published of corpus, audit, contamination, clean, vectors, sums, scores, quota, pool, subset and those beside it,
-    diversity, order, tokens, model, results_base, results_tuned.
+    diversity, order, tokens, model, results_base, results_tuned. How it is executed: `folder`, where the run's record
+    is, and `reused`, the steps whose artifacts were there before the run; both may be left out.
     """
     settings: ReportSettings = run.settings["report"]
-    facts = (run.settings["name"], run.settings["experiment"], run.settings["seed"])
-    record = run.cluster.run_task(write_report, settings, *facts, dict(run.inputs), run.attempt)
+    facts = {key: run.settings.get(key) for key in ("name", "experiment", "seed", "folder", "reused")}
+    record = run.cluster.run_task(write_report, settings, facts, dict(run.inputs), run.attempt)
     return StageOutput([record], record.summary)
 
 
 def write_report(
-    settings: ReportSettings,
-    name: str,
-    experiment: dict[str, Any],
-    seed: int,
-    inputs: dict[str, Artifact],
-    attempt: Attempt,
+    settings: ReportSettings, facts: dict[str, Any], inputs: dict[str, Artifact], attempt: Attempt
 ) -> ShardRecord:
-    """Ray task: read the artifacts, draw, and write the page."""
+    """Ray task: read the artifacts, draw, and write the page. facts: what `make_page` takes beside the findings."""
     from raysel.report.gather_stage import gather
     from raysel.report.page import make_page
 
-    findings = gather(inputs, settings, seed=seed)
-    page = make_page(findings, name=name, experiment=experiment, seed=seed)
+    findings = gather(inputs, settings, seed=facts["seed"])
+    page = make_page(findings, **facts)
     return attempt.write_file("report", 0, "report.html", page.html, summary={"sections": page.sections})

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raysel import __version__
-from raysel.report.page import environment
-from raysel.report.palette import DARK, LIGHT, css_variables
+from raysel.report.html import environment
 from raysel.report.provenance import experiment_file
 from raysel.studies.analysis import Findings
 from raysel.studies.figures import conditions_figure
@@ -42,9 +40,6 @@ def study_page(
         "seeds": study.small.seeds,
         "compares": any(line.against is not None for line in findings.lines),
         "experiment_file": experiment_file(dict(experiment)),
-        "version": __version__,
-        "light": css_variables(LIGHT),
-        "dark": css_variables(DARK),
         "sections": _sections(findings, study),
     }
     pages = environment("raysel.studies")

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from raysel.report.formats import probability
+from raysel.report.formats import counted, probability
 from raysel.sweep.records import Contrast, Ranked, Status, Sweep
 from raysel.sweep.settings import Space
 from raysel.sweep.values import Measure, parameters_text, short_names
@@ -15,11 +15,6 @@ HOW = {
 }
 STATUSES: dict[Status, str] = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
 NAMED = 4
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 point`, `12 points`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def searched(sweep: Sweep, space: Space, found: Sequence[Measure]) -> str:

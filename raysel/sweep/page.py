@@ -4,18 +4,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from raysel import __version__
-from raysel.report.page import environment
-from raysel.report.palette import DARK, LIGHT, css_variables
+from raysel.report.html import environment
 from raysel.report.provenance import experiment_file
-from raysel.sweep.answer import STATUSES, against_next, answer, counted, searched, verdict_word
+from raysel.sweep.answer import STATUSES, against_next, answer, searched, verdict_word
 from raysel.sweep.figures import DRAWN_RANKS, sweep_figures
 from raysel.sweep.records import Sweep, TestScore, TrialRecord
 from raysel.sweep.settings import Parameter, Space
 from raysel.sweep.space import varied
 from raysel.sweep.values import Measure, measures, metric_measure, short_names, value_text
 
-# Longer tables are cut; a click opens the rest.
+# Longer tables stand in a box that scrolls.
 OPEN_ROWS = 15
 
 
@@ -32,9 +30,6 @@ def sweep_page(sweep: Sweep) -> str:
         "sweep": sweep,
         "space": space,
         "space_file": experiment_file(sweep.space),
-        "version": __version__,
-        "light": css_variables(LIGHT),
-        "dark": css_variables(DARK),
         "open_rows": OPEN_ROWS,
         "drawn_ranks": DRAWN_RANKS,
         "measures": found,
@@ -51,7 +46,6 @@ def sweep_page(sweep: Sweep) -> str:
         ],
         "test_measures": _test_measures(sweep.tests),
         "parameter_rows": [(key, *_parameter_words(of)) for key, of in space.parameters.items()],
-        "counted": counted,
         "verdict_word": verdict_word,
         "against_next": against_next,
         **vars(sweep_figures(sweep, space, found, keys)),

@@ -9,8 +9,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from raysel.report.formats import both_ends, decimal, duration, probability
-from raysel.sweep.answer import STATUSES, counted, verdict_word
+from raysel.report.formats import both_ends, counted, decimal, duration, probability
+from raysel.sweep.answer import STATUSES, verdict_word
 from raysel.sweep.records import Sweep, TrialRecord
 from raysel.sweep.settings import Space
 from raysel.sweep.space import varied

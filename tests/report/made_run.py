@@ -15,12 +15,16 @@ from raysel.separability import silhouette_samples
 from raysel.store import Artifact, ShardRecord, Store
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" <img src=x onerror=alert(1)>"
+# An override of direction, a null, an escape that colours a terminal, a tag and a next line: all of them invisible.
+CONTROLS = "\u202egnp.exe\x00 \x1b[31mred\x1b[0m \U000e0041\x85"
+CONTROLS_SHOWN = "⟨U+202E⟩gnp.exe␀ ␛[31mred␛[0m ⟨U+E0041⟩⟨U+0085⟩"
 TASKS = ("topic", "nli", HOSTILE)
 TEXTS = {
     "ar": ("ما هي عاصمة مصر؟ (أجب بكلمة واحدة)", "القاهرة هي عاصمة جمهورية مصر العربية."),
     "zh": ("请用一句话解释什么是光合作用。", "光合作用是植物利用光能把二氧化碳和水转化为有机物的过程。"),
     "hi": ("भारत की राजधानी क्या है?", "भारत की राजधानी नई दिल्ली है।"),
     "sw": ("Mji mkuu wa Tanzania ni upi?", "Mji mkuu wa Tanzania ni Dodoma."),
+    "he": (f"מהי בירת צרפת? {CONTROLS}", "בירת צרפת היא פריז."),
     "en": (HOSTILE, "The capital of Kenya is Nairobi."),
 }
 HISTORY = [
@@ -344,6 +348,33 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.table({name: pa.array([row[name] for row in rows], known.get(name)) for name in rows[0]})
 
 
+def measured(store: Store, choices: dict[str, tuple[str, str]], name: str = "diversity") -> Artifact:
+    """A published diversity of these choices and of everything: made-up numbers, in two languages and over all."""
+    rows = []
+    for number, (method, candidates) in enumerate([("everything", "corpus"), *choices.values()]):
+        given = {"method": method, "candidates": candidates, "corpus_rows": 90, "ngrams_1": 70, "ngrams_2": 60}
+        facts = {"n": 90 - number, "separability": number / 10, "similarity": 0.4 + number / 50, "distinct_1": 0.5}
+        for lang in ("en", "sw", None):
+            more = {"distinct_2": 0.75, "coverage": number * 1.5, "mean_tokens": 33.0, "sampled": lang == "sw"}
+            rows.append({**given, **facts, **more, "lang": lang})
+    # Of one row there are no pairs.
+    rows[4] |= {"n": 1, "similarity": None}
+    attempt = store.attempt("diversity", name)
+    records = [attempt.write_table("diversity", 0, pa.Table.from_pylist(rows, schema=tables.DIVERSITY))]
+    summary = {"languages": {"en": 90, "sw": 90}, "sampled": ["sw"]}
+    return attempt.publish(records, settings={"choices": choices}, inputs={}, version=1, summary=summary)
+
+
+EXPERIMENT = {
+    "name": "made-run",
+    "storage": "s3://someone:hunter2@bucket/place?region=eu&secret_key=hunter3",
+    "model": {"path": "/models/tiny-llama", "template": "auto"},
+    "preselect": {"rho": 0.33, "band": "high"},
+    "selection": {"method": "random"},
+    "curriculum": {"kind": "ascending"},
+}
+
+
 def run_stage(published: dict[str, Artifact], store: Store, cluster: Any, progress: Any, **settings: Any) -> bytes:
     """Run the real stage over `published` and give the page."""
     from raysel.report.settings import ReportSettings
@@ -355,14 +386,7 @@ def run_stage(published: dict[str, Artifact], store: Store, cluster: Any, progre
         "report": ReportSettings(map_samples=settings.pop("map_samples", 300)),
         "name": "made-run",
         "seed": 5,
-        "experiment": {
-            "name": "made-run",
-            "storage": "s3://someone:hunter2@bucket/place?region=eu&secret_key=hunter3",
-            "model": {"path": "/models/tiny-llama", "template": "auto"},
-            "preselect": {"rho": 0.33, "band": "high"},
-            "selection": {"method": "random"},
-            "curriculum": {"kind": "ascending"},
-        },
+        "experiment": EXPERIMENT,
         **settings,
     }
     output = run(StageRun(given, published, {}, attempt, cluster, progress))
@@ -370,3 +394,13 @@ def run_stage(published: dict[str, Artifact], store: Store, cluster: Any, progre
     assert (record.table, record.path.rsplit("/", 1)[-1]) == ("report", "report.html")
     assert record.summary == output.summary
     return attempt.read_bytes(record)
+
+
+def made_page(published: dict[str, Artifact], **facts: Any) -> bytes:
+    """The page of `published`, without the stage around it."""
+    from raysel.report.gather_stage import gather
+    from raysel.report.page import make_page
+    from raysel.report.settings import ReportSettings
+
+    findings = gather(published, ReportSettings(map_samples=300), seed=5)
+    return make_page(findings, **{"name": "made-run", "experiment": EXPERIMENT, "seed": 5, **facts}).html

@@ -20,8 +20,8 @@ from raysel.report.diversity_figure import diversity_rows
 from raysel.report.examples import choose_items
 from raysel.report.formats import both_ends
 from raysel.report.heldout_loss import read_heldout
+from raysel.report.metric_text import metric_writer
 from raysel.report.overlap import Choice, side_by_side
-from raysel.report.page import metric_writer
 from raysel.report.projection import choose_rows, place_labels, project, share_out, spread_labels
 from raysel.report.result_lines import Compared, ItemValues, family
 from raysel.report.score_summary import BINS, ScoreSummary, bin_centres

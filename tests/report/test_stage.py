@@ -13,10 +13,9 @@ from rich.console import Console
 
 from raysel.evaluations import find_results
 from raysel.progress import Progress
-from raysel.report.formats import decimal, language_name
+from raysel.report.formats import decimal, language_name, percent
 from raysel.store import Artifact, Store
-from raysel.tables import DIVERSITY
-from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, heldout_losses, make_run, run_stage
+from tests.report.made_run import HISTORY, HOSTILE, STEPS, TEXTS, heldout_losses, make_run, measured, run_stage
 from tests.test_evaluations import published as results_of
 
 MANY = (
@@ -74,13 +73,15 @@ def test_whole_run_has_every_section(published, store, html):
     page = Page(html)
     assert page.sections == {
         "headline", "warnings", "corpus", "audit", "languages", "separability", "diagnostics", "vectors", "map",
-        "selection", "curriculum", "training", "results", "items", "provenance",
+        "selection", "curriculum", "training", "results", "items", "cost", "provenance",
     }  # fmt: skip
     text = " ".join(page.texts)
     total = sum(published["corpus"].summary["languages"].values())
     selected = published["subset"].rows("subset")
-    assert f"{selected:,} of {total:,} rows in 5 languages were selected" in re.sub(r"\s+", " ", text)
-    assert f"{STEPS} steps" in text
+    text = re.sub(r"\s+", " ", text)
+    assert f"Corpus {total:,} rows in 5 languages :" in text
+    assert f"Selection {selected:,} rows of {total:,} ({percent(selected / total)}) : by Random from the 33%" in text
+    assert f"Training {STEPS} steps : tiny-llama" in text
     for artifact in published.values():
         assert artifact.fingerprint in text
         assert store.shown(artifact.address) in text
@@ -89,8 +90,8 @@ def test_whole_run_has_every_section(published, store, html):
 def test_samples_are_shown_with_what_was_said_before(html):
     text = " ".join(Page(html).texts)
     for role, message in zip(("System", "User", "Assistant"), HISTORY, strict=True):
-        assert text.count(f"{role}, before the prompt") == 2
-        assert text.count(message["content"]) == 2
+        assert text.count(f"{role}, before the prompt") == 2 * len(LANGUAGES)
+        assert text.count(message["content"]) == 2 * len(LANGUAGES)
 
 
 def test_chosen_languages_are_shown_with_those_they_stand_for(html, published, store, cluster, progress):
@@ -180,25 +181,8 @@ def test_compared_selectors_stand_side_by_side(published, store, cluster, progre
     assert "overlap" not in Page(run_stage(published, store, cluster, progress)).sections
 
 
-def measured(published, store, choices, name="diversity"):
-    """A published diversity of these choices and of everything: made-up numbers, in two languages and over all."""
-    rows = []
-    for number, (method, candidates) in enumerate([("everything", "corpus"), *choices.values()]):
-        given = {"method": method, "candidates": candidates, "corpus_rows": 90, "ngrams_1": 70, "ngrams_2": 60}
-        facts = {"n": 90 - number, "separability": number / 10, "similarity": 0.4 + number / 50, "distinct_1": 0.5}
-        for lang in ("en", "sw", None):
-            more = {"distinct_2": 0.75, "coverage": number * 1.5, "mean_tokens": 33.0, "sampled": lang == "sw"}
-            rows.append({**given, **facts, **more, "lang": lang})
-    # Of one row there are no pairs.
-    rows[4] |= {"n": 1, "similarity": None}
-    attempt = store.attempt("diversity", name)
-    records = [attempt.write_table("diversity", 0, pa.Table.from_pylist(rows, schema=DIVERSITY))]
-    summary = {"languages": {"en": 90, "sw": 90}, "sampled": ["sw"]}
-    return attempt.publish(records, settings={"choices": choices}, inputs={}, version=1, summary=summary)
-
-
 def test_diversity_stands_beside_the_corpus(published, store, cluster, progress):
-    alone = {"diversity": measured(published, store, {"subset": ("kmc", "pool")}, "alone")}
+    alone = {"diversity": measured(store, {"subset": ("kmc", "pool")}, "alone")}
     html = run_stage(published | alone, store, cluster, progress)
     page = Page(html)
     assert "diversity" in page.sections
@@ -214,7 +198,7 @@ def test_diversity_stands_beside_the_corpus(published, store, cluster, progress)
 
 def test_separability_against_diversity_of_the_compared(published, store, cluster, progress):
     choices = {"subset": ("dsir", "pool"), "subset_random_corpus": ("random", "corpus"), "subset_kmc": ("kmc", "pool")}
-    beside = {"diversity": measured(published, store, choices)}
+    beside = {"diversity": measured(store, choices)}
     for step in ("subset_random_corpus", "subset_kmc"):
         attempt = store.attempt("subset", f"beside-{step}")
         made = [attempt.write_table("subset", 0, published["subset"].read("subset").slice(0, 9))]
@@ -235,7 +219,9 @@ def test_separability_against_diversity_of_the_compared(published, store, cluste
 
 def test_texts_of_others_are_never_markup(html):
     page = Page(html)
-    assert not {"script", "img", "iframe", "object", "link", "base", "form"} & set(page.tags)
+    # The page's own.
+    assert page.tags.count("script") == 1
+    assert not {"img", "iframe", "object", "link", "base", "form"} & set(page.tags)
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert sum(HOSTILE in text for text in page.texts) >= 5
     assert HOSTILE.encode() not in html
@@ -284,10 +270,10 @@ def test_secrets_in_addresses_stay_out(html):
 @pytest.mark.parametrize(
     ("until", "sections"),
     [
-        ("corpus", {"headline", "warnings", "corpus", "provenance"}),
-        ("audit", {"headline", "warnings", "corpus", "audit", "provenance"}),
-        ("scores", {*SCORED, "provenance"}),
-        ("pool", {*SCORED, "languages", "selection", "provenance"}),
+        ("corpus", {"headline", "warnings", "corpus", "cost", "provenance"}),
+        ("audit", {"headline", "warnings", "corpus", "audit", "cost", "provenance"}),
+        ("scores", {*SCORED, "cost", "provenance"}),
+        ("pool", {*SCORED, "languages", "selection", "cost", "provenance"}),
     ],
 )
 def test_what_the_run_did_not_come_to_is_left_out(until, sections, published, store, cluster, progress):

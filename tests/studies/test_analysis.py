@@ -163,7 +163,8 @@ def test_the_page_answers_on_top_and_traces_every_value(plan: Plan) -> None:
     for of in values:
         for address in of.addresses.values():
             assert address in page
-    assert not re.search(r"<script|https?://(?!www\.w3\.org)", page)
+    assert page.count("<script") == 1  # the one that sorts tables
+    assert not re.search(r"https?://(?!www\.w3\.org)", page)
     assert page == study_page(plan.name, plan.study, findings, values, plan.data)
 
 
@@ -171,7 +172,7 @@ def test_what_is_in_a_studys_text_is_text(plan: Plan) -> None:
     values = invented(plan)
     hostile = plan.study.model_copy(update={"title": "<script>alert(1)</script>", "claim": "<img src=x onerror=y>"})
     page = study_page("x", hostile, analyse(values, hostile.compared, plan.controls), values, plan.data)
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert "<img" not in page
 
 

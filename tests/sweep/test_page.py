@@ -174,7 +174,8 @@ def test_settings_say_what_the_space_says(of_random):
 def test_hostile_texts_are_escaped_and_nothing_is_fetched(of_random):
     _, page = of_random
     assert HOSTILE in html.unescape(page)
-    assert "<script" not in page
+    # The page's own.
+    assert page.count("<script") == 1
     assert "<img" not in page
     assert "onerror" not in re.sub(r'"[^"]*"', "", " ".join(re.findall(r"<[^>]*>", page)))
     assert not re.search(r"(src|href)=\"(?!#|data:text/csv;)", page)
