@@ -145,6 +145,8 @@ def compare_evaluations(first: Evaluation, second: Evaluation, *, console: Conso
         "of five such evaluations would call clear, at that correction.",
         highlight=False,
     )
+    if found.less_is_better:
+        console.print(f"Of {', '.join(found.less_is_better)} less is better.", highlight=False)
     if found.partial:
         console.print(
             f"In {found.partial:,} results some items have a value in one model only; values, test and number of items "

@@ -141,7 +141,9 @@ def test_bits_per_byte_are_compared_on_all_items_or_none(tmp_path: Path) -> None
     asked: dict[str, Any] = {"metric": "bits_per_byte", "tasks": {"heldout_sw": "sw"}, "split": "dev"}
     sizes = ((25, 0.5), (40, 0.2), (40, 0.9))
     fewer, first, second = (published(tmp_path, f"{n} {share}", n=n, share=share, **asked) for n, share in sizes)
-    found = line(printed(first, second), "sw")
+    text = printed(first, second)
+    assert "Of bits_per_byte less is better." in text
+    found = line(text, "sw")
     assert found[1] == "bits_per_byte"
     assert all(len(part.partition(".")[2]) == 3 for part in found[2:4]), "no share, and three digits"
     assert found[-1] == "higher"
