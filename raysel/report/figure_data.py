@@ -53,8 +53,12 @@ class DataFigure:
 
     @property
     def data_uri(self) -> str:
-        """The CSV (UTF-8) as an address, so that a page without scripts and files beside it can hand it out."""
-        return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(self.csv.encode()).decode()}"
+        return csv_uri(self.csv)
+
+
+def csv_uri(text: str) -> str:
+    """A CSV (UTF-8) as an address, so that a page without scripts and files beside it can hand it out."""
+    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def write_csv(rows: Sequence[Row]) -> str:

@@ -14,12 +14,17 @@ CLEAR = ("lower", "higher")
 
 @dataclass(frozen=True)
 class Line:
-    """A condition. label: what is varied, in words; across: its place on the horizontal axis, where there is one;
-    group: its value of the key that divides the conditions into lines. mean: over languages and seeds; by_language:
-    over seeds; against: less the condition it is compared with, None for that one itself. langs: of which it all is."""
+    """A condition, or a condition in a group of languages.
+
+    label: what is varied, in words, with the group of languages; named: without it; across: its place on the horizontal
+    axis, where there is one; group: its value of the key that divides the conditions into lines, and the group of
+    languages. langs: of which it all is; mean: over languages and seeds; by_language: over seeds; against: less the
+    condition it is compared with, None for that one itself.
+    """
 
     condition: Condition
     label: str
+    named: str
     across: float | None
     group: str
     langs: list[str]
@@ -88,6 +93,7 @@ def _line(
     return Line(
         condition,
         ", ".join(filter(None, (named, group_of_languages))),
+        named,
         float(across) if isinstance(across, int | float) else None,
         ", ".join(filter(None, (*divided, group_of_languages))),
         list(langs),

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raysel.report.figure_data import Row, csv_uri, write_csv
 from raysel.report.html import environment
 from raysel.report.provenance import experiment_file
-from raysel.studies.analysis import Findings
+from raysel.studies.analysis import Findings, Line
 from raysel.studies.figures import conditions_figure
 from raysel.studies.levelling import claim_words, of_lines, of_published, plateau_words
 from raysel.studies.published_figures import published_figure
@@ -38,6 +39,9 @@ def study_page(
         "plateau_words": plateau_words,
         "claim_words": claim_words,
         "seeds": study.small.seeds,
+        "value_rows": (values := value_rows(conditions, findings.langs)),
+        "values_uri": csv_uri(write_csv(values)),
+        "by_condition": by_condition(findings.lines),
         "compares": any(line.against is not None for line in findings.lines),
         "experiment_file": experiment_file(dict(experiment)),
         "sections": _sections(findings, study),
@@ -45,6 +49,34 @@ def study_page(
     pages = environment("raysel.studies")
     pages.filters["parameters"] = shown
     return pages.get_template("study.html.jinja").render(context)
+
+
+def value_rows(conditions: Sequence[Condition], langs: Sequence[str]) -> list[Row]:
+    """One for each trial: its condition, where its results are, their mean over the languages and each of them."""
+    return [
+        {
+            "condition": of.name or shown(of.parameters),
+            "control": of.control,
+            "seed": seed,
+            "mean": sum(values[lang] for lang in langs) / len(langs),
+            **{lang: values[lang] for lang in langs},
+            "results": of.addresses[seed],
+        }
+        for of in conditions
+        for seed, values in sorted(of.values.items())
+        if all(lang in values for lang in langs)
+    ]
+
+
+def by_condition(lines: Sequence[Line]) -> list[tuple[str, dict[str, Line]]]:
+    """Of every condition that is compared with another (where any is) its name, and by language the line that has
+    it."""
+    shown = [line for line in lines if line.against is not None] or list(lines)
+    found: dict[int, tuple[str, dict[str, Line]]] = {}
+    for line in shown:
+        _, of = found.setdefault(line.condition.number, (line.named, {}))
+        of.update(dict.fromkeys(line.langs, line))
+    return list(found.values())
 
 
 def _sections(findings: Findings, study: Study) -> list[tuple[str, str]]:

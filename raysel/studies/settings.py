@@ -96,18 +96,6 @@ class SmallForm(Section):
         return self
 
 
-class FullForm(Section):
-    """The study with the models, data and sizes of the paper. experiment and parameters: as files of their own would
-    say; training_rows, tokens_per_row, models (name -> billions of parameters), conditions x seeds: what its price is
-    reckoned from. unknown: what the paper does not say and is chosen here."""
-
-    experiment: dict[str, Any] = {}
-    parameters: dict[str, Parameter] = {}
-    points: list[dict[str, JsonValue]] = []
-    seeds: list[int] = Field([0], min_length=1)
-    unknown: list[str] = []
-
-
 class Study(Section):
     """A study file. title: in a few words; question: in one sentence; source: paper and section; claim: what the paper
     says; published: the published figures drawn beside (a name in `raysel.studies.published`)."""
@@ -119,7 +107,6 @@ class Study(Section):
     published: Literal["selectors", "language_strategy", "language_count", "monolingual", "transfer"] | None = None
     compared: Compared = Compared()
     small: SmallForm
-    full: FullForm | None = None
 
 
 class SharedSettings(Section):

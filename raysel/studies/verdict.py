@@ -46,17 +46,18 @@ def _best_of(group: str, lines: Sequence[Line], reference: str) -> str:
     head = f"{group}: " if group else ""
     if better:
         best = min(better, key=_gain)
-        return f"{head}best with {_short(best)}, {difference_words(_against(best))} against {reference}."
+        return f"{head}best with {_within(best)}, {difference_words(_against(best))} against {reference}."
     if worse:
         of = max(worse, key=_gain)
         said = difference_words(_against(of))
-        return f"{head}none is better than {reference}; worst with {_short(of)}, {said} against it."
+        return f"{head}none is better than {reference}; worst with {_within(of)}, {said} against it."
     return f"{head}no difference from {reference} beyond the noise of the seeds{_reach(lines)}."
 
 
-def _short(line: Line) -> str:
-    """Its label without the name of its group, which stands before it."""
-    return ", ".join(part for part in line.label.split(", ") if part not in line.group.split(", "))
+def _within(line: Line) -> str:
+    """Its name without what the name of its group says already."""
+    said = line.group.split(", ")
+    return ", ".join(part for part in line.named.split(", ") if part not in said)
 
 
 def _against(line: Line) -> Contrast:

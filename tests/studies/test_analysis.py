@@ -15,6 +15,7 @@ from raysel.studies.published_figures import published_figure
 from raysel.studies.results import Condition
 from raysel.studies.settings import Compared, Control, load_study
 from raysel.studies.verdict import answer, control_words
+from tests.studies.invented import invented
 
 LANGS = ("de", "en", "sw")
 NOISE = (0.0, 0.01, -0.01)
@@ -141,18 +142,6 @@ def plan() -> Plan:
     return read_plan("separability-band")
 
 
-def invented(plan: Plan) -> list[Condition]:
-    return [
-        condition(
-            of.number,
-            dict(of.parameters),
-            3 - 0.5 * (of.parameters.get("preselect.band") == "high"),
-            control=of.control,
-        )
-        for of in plan.conditions
-    ]
-
-
 def test_the_page_answers_on_top_and_traces_every_value(plan: Plan) -> None:
     values = invented(plan)
     findings = analyse(values, plan.study.compared, plan.controls)
@@ -179,14 +168,7 @@ def test_what_is_in_a_studys_text_is_text(plan: Plan) -> None:
 @pytest.mark.parametrize("name", ["separability-band", "curriculum", "transfer"])
 def test_a_figure_is_drawn_from_its_csv(name: str) -> None:
     plan = read_plan(name)
-    langs = [lang for group in plan.study.compared.groups.values() for lang in group] or list(LANGS)
-    values = [
-        Condition(of.number, of.name, of.parameters, of.control,
-                  {seed: dict.fromkeys(langs, 3.0 + of.number / 10 + seed / 100) for seed in range(3)},
-                  dict.fromkeys(range(3), "results/x"))
-        for of in plan.conditions
-    ]  # fmt: skip
-    figure = conditions_figure("f", analyse(values, plan.study.compared, plan.controls), "axis")
+    figure = conditions_figure("f", analyse(invented(plan), plan.study.compared, plan.controls), "axis")
     assert figure.draw("f", read_csv(figure.csv)) == figure.svg
     other = [{**row, "mean": row["mean"] + 0.3} for row in figure.rows]
     assert figure.draw("f", other) != figure.svg

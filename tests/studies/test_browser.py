@@ -1,0 +1,31 @@
+"""The pages of studies in a real browser."""
+
+from pathlib import Path
+
+import pytest
+
+from raysel.studies.analysis import analyse
+from raysel.studies.command import read_plan
+from raysel.studies.page import study_page
+from raysel.studies.settings import names
+from tests.browser import Browser, check_page
+from tests.studies.invented import invented
+
+
+def page_of(name: str, folder: Path) -> Path:
+    plan = read_plan(name)
+    values = invented(plan)
+    file = folder / f"{name}.html"
+    findings = analyse(values, plan.study.compared, plan.controls)
+    file.write_text(study_page(name, plan.study, findings, values, plan.data), encoding="utf-8")
+    return file
+
+
+def test_a_study_holds_what_every_page_does(browser: Browser, tmp_path: Path) -> None:
+    check_page(browser, page_of("transfer", tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(names()) - {"transfer"}))
+def test_other_studies_hold_it_too(name: str, browser: Browser, tmp_path: Path) -> None:
+    check_page(browser, page_of(name, tmp_path))
