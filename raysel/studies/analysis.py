@@ -58,7 +58,15 @@ class Findings:
     @property
     def is_sensitive(self) -> bool | None:
         """Whether every effect that is known to be there was seen; None where none was looked for."""
-        found = [outcome.holds for outcome in self.outcomes if outcome.of.expected == "detected"]
+        return self._hold("detected")
+
+    @property
+    def is_specific(self) -> bool | None:
+        """Whether no effect was seen where there can be none; None where that was not asked."""
+        return self._hold("not detected")
+
+    def _hold(self, expected: str) -> bool | None:
+        found = [outcome.holds for outcome in self.outcomes if outcome.of.expected == expected]
         return None if not found or None in found else all(found)
 
 

@@ -21,6 +21,13 @@ def answer(findings: Findings) -> str:
             "This run cannot tell: an effect that is known to be there was not seen "
             f"({'; '.join(unseen)}). What the conditions differ by, or not, says nothing."
         )
+    found = _compared(findings)
+    if findings.is_specific is False:
+        found += " But a difference was seen where there can be none, so that differences of its size say nothing."
+    return found
+
+
+def _compared(findings: Findings) -> str:
     compared = [line for line in findings.lines if line.against is not None]
     if not compared:
         return _range(findings.lines)

@@ -96,6 +96,11 @@ def test_where_a_known_effect_is_not_seen_nothing_is_concluded() -> None:
     assert "Better" not in said
 
 
+def test_where_an_effect_is_seen_that_cannot_be_the_answer_says_so() -> None:
+    assert "where there can be none" in answer(found(permuted=-1.0))
+    assert "where there can be none" not in answer(found())
+
+
 def test_a_condition_without_a_seed_is_missing_and_said_to_be() -> None:
     some = conditions()
     lost = some[1]
