@@ -73,7 +73,7 @@ def composition_course(name: str, rows: Sequence[Row], *, by: str, colours: Mapp
     shades = [CATEGORICAL[number] for number in numbered]
     if len(named) < len(ranked):
         layers.append(np.sum([shares[part] for part in ranked[NAMED_SHARES:]], axis=0))
-        names.append(f"the other {len(ranked) - NAMED_SHARES} {by}s")
+        names.append(f"{len(ranked) - NAMED_SHARES} others")
         shades.append(LIGHT["before"])
     at = sorted({row["percent_of_order"] for row in rows})
     with drawing(WIDTH, ORDER_HEIGHT) as figure:

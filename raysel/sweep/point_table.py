@@ -13,7 +13,7 @@ def point_rows(ranking: Sequence[Ranked], measures: Sequence[Measure], keys: Seq
     """One row for each point: its rank, trials, parameters (as words) and objectives with their intervals."""
     rows: list[Row] = []
     for ranked in ranking:
-        trials = ", ".join(map(str, ranked.trials))
+        trials = ranked.trials[0] if len(ranked.trials) == 1 else ", ".join(map(str, ranked.trials))
         row: Row = {"rank": ranked.rank, "trials": trials, "parameters": parameters_text(ranked.parameters, keys)}
         for number, (shown, of) in enumerate(zip(ranked.objectives, measures, strict=True)):
             ends = (shown.value, shown.low, shown.high)
@@ -43,7 +43,7 @@ def marks_of(rows: Sequence[Row], measures: Sequence[Measure], number: int) -> l
 
 def tooltip(row: Row, measures: Sequence[Measure]) -> str:
     """The rank of a point, its parameters and what it reached."""
-    trials = row["trials"].split(", ")
+    trials = str(row["trials"]).split(", ")
     said = f"trial {trials[0]}" if len(trials) == 1 else f"{len(trials)} trials"
     reached = [of.said(shown_objective(row, number, of)) for number, of in enumerate(measures)]
     return "\n".join([f"rank {row['rank']}, {said}", row["parameters"], *reached])

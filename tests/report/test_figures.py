@@ -35,7 +35,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     store = Store(str(tmp_path_factory.mktemp("store")))
     published = make_run(store, LANGUAGES)
     choices = {"subset": ("dsir", "pool"), "subset_random_corpus": ("random", "corpus"), "subset_kmc": ("kmc", "pool")}
-    published["diversity"] = measured(published, store, choices)
+    published["diversity"] = measured(store, choices)
     return gather(published, ReportSettings(map_samples=200), seed=5)
 
 
