@@ -29,7 +29,7 @@ lock: $(VENV)/installed-dev
 	$(BIN)/python -m tests.stage_sources
 
 browser:
-	@command -v chromium chromium-browser google-chrome google-chrome-stable > /dev/null \
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
 	|| { test "$$(id -u)" = 0 && command -v apt-get > /dev/null \
 		&& apt-get update -qq > /dev/null 2>&1 \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium > /dev/null 2>&1; } \

@@ -27,8 +27,6 @@ METRICS = {
 HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-CONTROL_PICTURES = 0x2400
-DELETE, DELETE_PICTURE = 0x7F, "␡"
 PRIVATE_USE = re.compile(r"q[a-t][a-z]\b")
 SECRET = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
 
@@ -122,14 +120,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with a sign for every hidden character: `␛` for an escape, `⟨U+202E⟩` for a right-to-left override."""
-    return HIDDEN.sub(lambda found: _sign(ord(found[0])), text)
-
-
-def _sign(code: int) -> str:
-    if code < ord(" "):
-        return chr(CONTROL_PICTURES + code)
-    return DELETE_PICTURE if code == DELETE else f"⟨U+{code:04X}⟩"
+    """`text` with a sign for every hidden character: `⟨U+001B⟩` for an escape, `⟨U+202E⟩` for an override."""
+    return HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def shorten(text: str, length: int) -> str:

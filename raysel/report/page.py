@@ -21,6 +21,23 @@ NEAREST_NAMED = 3
 OPEN_ROWS = 24
 OPEN_EXAMPLES = 6
 OPEN_ENDS = 3
+# The stages that a section's numbers are read from.
+SOURCES = {
+    "corpus": ("corpus", "clean"),
+    "audit": ("audit", "contamination"),
+    "languages": ("quota",),
+    "separability": ("scores",),
+    "diagnostics": ("vectors", "scores", "subset"),
+    "vectors": ("vectors",),
+    "map": ("vectors",),
+    "selection": ("scores", "quota", "importance", "pool", "subset"),
+    "overlap": ("vectors", "scores", "subset", "diversity"),
+    "diversity": ("diversity",),
+    "curriculum": ("scores", "order", "model"),
+    "training": ("tokens", "model"),
+    "results": ("results",),
+    "items": ("results",),
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,10 @@ def make_page(
         "warnings": provenance.warnings(findings.published),
         "steps": steps,
         "step_of": {step.address: step.name for step in reversed(findings.published)},
+        "sources": {
+            section: [step.name for step in findings.published if step.manifest["stage"] in stages]
+            for section, stages in SOURCES.items()
+        },
         "software": provenance.software(findings.published),
         "experiment_file": provenance.experiment_file(experiment),
         "experiment": experiment,

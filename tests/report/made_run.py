@@ -17,7 +17,7 @@ from raysel.store import Artifact, ShardRecord, Store
 HOSTILE = "<script>alert('x')</script> & \"quoted\" <img src=x onerror=alert(1)>"
 # An override of direction, a null, an escape that colours a terminal, a tag and a next line: all of them invisible.
 CONTROLS = "\u202egnp.exe\x00 \x1b[31mred\x1b[0m \U000e0041\x85"
-CONTROLS_SHOWN = "⟨U+202E⟩gnp.exe␀ ␛[31mred␛[0m ⟨U+E0041⟩⟨U+0085⟩"
+CONTROLS_SHOWN = "⟨U+202E⟩gnp.exe⟨U+0000⟩ ⟨U+001B⟩[31mred⟨U+001B⟩[0m ⟨U+E0041⟩⟨U+0085⟩"
 TASKS = ("topic", "nli", HOSTILE)
 TEXTS = {
     "ar": ("ما هي عاصمة مصر؟ (أجب بكلمة واحدة)", "القاهرة هي عاصمة جمهورية مصر العربية."),
