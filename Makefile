@@ -1,6 +1,7 @@
 # make demo       set up, then the main job on the corpus that ships with raysel
 # make test       set up, then linter, type checker and the tests that take minutes
 # make test-all   the same and the slow tests
+# make docs       docs/reference.md anew, after settings or what is said of them have changed
 # make lock       record the stages' sources after their versions were raised
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-all lint lock clean
+.PHONY: demo test test-all lint docs lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/raysel run experiments/demo.yaml
@@ -23,6 +24,9 @@ lint: $(VENV)/installed-dev
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
 	if git rev-parse --git-dir > /dev/null 2>&1; then pre-commit run --all-files; \
 	else ruff check && ruff format --check && mypy; fi
+
+docs: $(VENV)/installed
+	$(BIN)/python -m raysel.settings_reference > docs/reference.md
 
 lock: $(VENV)/installed-dev
 	$(BIN)/python -m tests.stage_sources
