@@ -21,6 +21,7 @@ RAYSEL: Any = typer.main.get_command(app)
 SECTIONS = "|".join([*Experiment.model_fields, *Space.model_fields])
 DOTTED = re.compile(rf"(?<![\w./~-])(?:{SECTIONS})(?:\.[a-z_][a-z_0-9]*)+(?![\w/(])")
 FILES = {"html", "json", "jsonl", "md", "parquet", "py", "svg", "txt", "yaml"}
+REFUSED = "# refused"
 FOLDERS = re.compile(r"(?<![\w./-])(?:benchmarks|docs|experiments|jobs|raysel|tests|tune_spaces)/[\w./-]*\w")
 
 
@@ -29,7 +30,9 @@ def pages(function: Any) -> Any:
 
 
 def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
+    """Without mistakes that are shown to be refused."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if REFUSED not in line and not line.startswith("raysel: "))
 
 
 def fences(page: Path, language: str) -> list[str]:
