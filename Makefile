@@ -2,6 +2,7 @@
 # make test       set up, then linter, type checker and the tests that take minutes
 # make test-all   the same and the slow tests
 # make browser    install the browser that the tests of the pages need, where it is missing and can be
+# make docs       docs/reference.md anew, after settings or what is said of them have changed
 # make lock       record the stages' sources after their versions were raised
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-all lint lock browser clean
+.PHONY: demo test test-all lint docs lock browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/raysel run experiments/demo.yaml
@@ -24,6 +25,9 @@ lint: $(VENV)/installed-dev
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
 	if git rev-parse --git-dir > /dev/null 2>&1; then pre-commit run --all-files; \
 	else ruff check && ruff format --check && mypy; fi
+
+docs: $(VENV)/installed
+	$(BIN)/python -m raysel.settings_reference > docs/reference.md
 
 lock: $(VENV)/installed-dev
 	$(BIN)/python -m tests.stage_sources

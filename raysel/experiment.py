@@ -23,7 +23,7 @@ from raysel.models.settings import JINJA_FILES, ModelSettings
 from raysel.report.settings import ReportSettings
 from raysel.selection.settings import SelectionSettings
 from raysel.separability.settings import PreselectSettings, SeparabilitySettings
-from raysel.settings import Section
+from raysel.settings import Section, execution
 from raysel.training.settings import TrainingSettings
 
 # These may also be a name on the Hugging Face hub: they are paths only where such a file or folder exists.
@@ -47,9 +47,13 @@ class ExperimentError(UserError):
 
 
 class ClusterSettings(Section):
-    """Which Ray to use: the cluster at `address`, else a local one with `num_cpus` CPUs (default: all).
+    """Which Ray to use, and what machines `raysel plan` plans for; a run asks the cluster itself what it has.
 
-    nodes, gpus_per_node and gpu_memory_gb say what machines `raysel plan` plans for; a run asks the cluster itself.
+    address: a running cluster, as `auto` or `host:port`; left open, the one that RAY_ADDRESS names, else a local Ray.
+    num_cpus: CPUs of the local Ray (left open: all).
+    nodes: machines to plan for.
+    gpus_per_node: GPUs of each of them.
+    gpu_memory_gb: memory of each GPU, in GB; needed beside gpus_per_node.
     """
 
     address: str | None = None
@@ -67,11 +71,17 @@ class ClusterSettings(Section):
 
 
 class Experiment(Section):
-    """One run: everything that decides its results, and where they go."""
+    """One run: everything that decides its results, and where they go.
+
+    name: of the run: its folder below `runs/` in the storage, and the report's title; letters, digits and `._-`. Left
+    out, it is the name of the file.
+    seed: of everything that is drawn. Some sections may have a seed of their own.
+    storage: where everything is written: a folder, or e.g. `s3://bucket/prefix`; every node must see it.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**32)
-    storage: str = "out"
+    storage: str = execution("out")
     model: ModelSettings
     corpus: CorpusSettings = CorpusSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
@@ -84,7 +94,7 @@ class Experiment(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()
-    cluster: ClusterSettings = ClusterSettings()
+    cluster: ClusterSettings = execution(ClusterSettings())
 
     @model_validator(mode="after")
     def base_model_is_one(self) -> "Experiment":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from raysel.errors import UserError
-from raysel.experiment import ClusterSettings, Experiment
+from raysel.experiment import Experiment
 from raysel.graph import Graph
 from raysel.selection_steps import add_selection, add_target
 from raysel.settings import counted
@@ -223,9 +223,10 @@ def _add_evaluation(graph: Graph) -> None:
 
 def _add_report(graph: Graph) -> None:
     experiment = graph.experiment
-    resolved = counted(experiment.model_copy(update={"storage": "", "cluster": ClusterSettings()}))
     named = {"name": experiment.name, "seed": experiment.seed}
-    graph.add("report", "report", {"report": experiment.report, **named, "experiment": resolved}, *graph.steps)
+    graph.add(
+        "report", "report", {"report": experiment.report, **named, "experiment": counted(experiment)}, *graph.steps
+    )
 
 
 def _needed(steps: list[Step], until: str | None) -> list[Step]:

@@ -40,7 +40,8 @@ def run_experiment(experiment: Experiment, *, until: str | None = None, only_pub
     with quiet_process(log) as console:
         console.print(f"raysel {experiment.name}: {len(steps)} steps, storage {store.shown('')}", highlight=False)
         _tell_preset(experiment, steps[0], console)
-        for warning in experiment.warnings():
+        # A run's record names every setting, given or not; what had no effect was said when it ran.
+        for warning in [] if only_published else experiment.warnings():
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
         write_record(store, experiment, steps, status="unfinished", until=until)
         to_run = [decision for decision in decisions if decision.artifact is None]

@@ -84,6 +84,8 @@ def test_a_report_of_half_a_run_and_what_gc_leaves(ray_address: str, experiment:
     done = raysel("report", "runs/e", cwd=experiment.parent / "moved")
     shutil.move(experiment.parent / "moved", experiment.parent / "store")
     assert done.returncode == 0, done.stderr
+    # The record names every setting; what had no effect was said when it was given.
+    assert "without effect" not in done.stdout
     page = (experiment.parent / "store" / "runs" / "e" / "report.html").read_text(encoding="utf-8")
     assert "separability" in page
     listed = raysel("gc", experiment.parent / "store", "--dry-run")

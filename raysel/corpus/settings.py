@@ -14,11 +14,14 @@ CHECKS: tuple[Check, ...] = get_args(Check)
 
 
 class AuditSettings(Section):
-    """What the corpus is looked through for, and which of the findings are dropped from what comes after.
+    """What the corpus is looked through for, and which of the findings are dropped from what comes after
+    (docs/corpus.md).
 
-    Nothing is dropped unless `drop` names it; `contamination` needs evaluation.tasks. jaccard: how alike two texts are,
-    as sets of their 5-grams of characters, to be near duplicates. language_probability: how sure the identification
-    must be of another language. ngram: tokens in a row that a sample shares with an evaluation item.
+    checks: what is looked for; `contamination` needs evaluation.tasks.
+    drop: of these checks: rows that have such a finding are left out. Nothing is dropped unless it is named here.
+    jaccard: how alike two texts are, as sets of their 5-grams of characters, to be near duplicates.
+    language_probability: how sure the identification must be of another language.
+    ngram: how many tokens in a row a sample shares with an evaluation item to be contaminated.
     """
 
     checks: list[Check] = list(CHECKS)
@@ -44,17 +47,22 @@ class AuditSettings(Section):
 
 
 class CorpusSettings(Section):
-    """A JSONL, JSONL.gz or Parquet file, a folder of them, or a Hugging Face dataset by name.
+    """What the samples are read from and how (docs/corpus.md).
 
-    preset: the columns of a known corpus; null recognises it by the first row's columns, unless `columns` names the
-    text. columns maps the names used here to those of the source, e.g. `{prompt: instruction, response: output}`; a
-    column that is not named keeps its own name, or the preset's. lang_from: where a row's language is said: in a
-    column, or for all rows of a file by the name of the file or of its folder (left open: as the preset has it, else
-    in a column). A source without an `id` column gets `<file name>:<row number>`.
+    path: a JSONL, JSONL.gz, JSON or Parquet file, a folder of them, or a Hugging Face dataset's name.
+    dataset_split: which split of a Hugging Face dataset is read.
+    preset: the columns of a known corpus; left open, it is recognised by the first row's columns, unless `columns`
+    names the text.
+    columns: the names used here to those of the source, e.g. `{prompt: instruction, response: output}`. A column that
+    is not named keeps its own name, or the preset's. A source without an `id` column gets `<file name>:<row number>`.
     Where a row has `messages` (Hugging Face's or ShareGPT's list, or its JSON text), they take the place of prompt and
     response; `system` is put before either kind of row as a system message.
-    heldout is the share of items (source, task, group) that is split off before anything is scored; seed says which
-    (left open: the experiment's), so that runs with other seeds can hold out the same.
+    lang_from: where a row's language is said: in a column, or for all rows of a file by the name of the file or of its
+    folder (left open: as the preset has it, else in a column).
+    heldout: the share of items (source, task, group) that is split off before anything is scored.
+    seed: which items are held out (left open: the experiment's), so that runs with other seeds can hold out the same.
+    empty: what happens where a row has an empty prompt or response: the corpus is refused, or such rows are dropped.
+    shard_rows: rows of one shard of the corpus table.
     """
 
     path: str | None = None

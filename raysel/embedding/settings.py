@@ -9,16 +9,19 @@ from raysel.settings import Section, execution
 
 
 class EmbeddingSettings(Section):
-    """Last-token hidden states (LangGPS): prompt and response in the chat template as one string.
+    """Last-token hidden states (LangGPS): prompt and response in the chat template as one string (docs/embedding.md).
 
-    model defaults to the experiment's `model`, so that by default a model selects for itself.
-    token: the response's last token, the turn left unclosed, as in LangGPS; or the token that ends the turn.
-    layer indexes the hidden states as transformers does: -1 is the last, after the final norm.
-    dtype is what is stored; what is computed in is bfloat16 on GPUs, float32 on CPUs.
-    token_budget bounds the tokens of one batch and is measured where it is not given; shard_rows are the rows of one
-    shard, 512 where not given, or more in a corpus that would otherwise have over 4,096 shards. Both are kept in the
-    plan. workers and gpus_per_worker (one replica of the model is split over
-    so many) default to what fits.
+    model: another model that gives the vectors (left open: the experiment's, so that a model selects for itself).
+    token: which hidden state is taken: the response's last token, the turn left unclosed, as in LangGPS; or the token
+    that ends the turn.
+    max_tokens: longer samples are cut on the right.
+    layer: indexes the hidden states as transformers does: 0 is the embeddings, -1 the last, after the final norm.
+    dtype: what is stored; what is computed in is bfloat16 on GPUs, float32 on CPUs.
+    token_budget: the most tokens of one batch (left open: measured, and kept in the plan).
+    shard_rows: rows of one shard (left open: 512, or more in a corpus that would otherwise have over 4,096 shards);
+    kept in the plan.
+    workers: replicas of the model (left open: as many as fit).
+    gpus_per_worker: GPUs that one replica is split over (left open: as many as it needs).
     """
 
     model: ModelSettings | None = None

@@ -14,26 +14,32 @@ OF_TASKS = {
 
 
 class EvaluationSettings(Section):
-    """lm-eval task files, scored in every language.
+    """lm-eval task files, scored in every language (docs/evaluation.md).
 
-    tasks is a folder with lm-eval task YAML files (searched recursively) or the name of a suite; include and exclude
-    are globs of task names. data is a folder with files `<dataset>/<lang>.<split>.jsonl`, which the tasks of a suite
-    read in place of the Hugging Face hub. exclude_metrics are globs of metrics that are not computed.
-    split `test` scores a task's `test_split`, `dev` its `validation_split`; a chosen task without it is refused, unless
-    dev_share says which share of the items of its only split are development items.
-    limit scores the first items of each task; shots puts that many examples before each item (default: what the
-    task file says). chat_template puts every prompt into the model's chat template (default: none is applied, as is
-    lm-eval's default).
-    judge is the model that rates open-ended answers, where a task asks for one.
+    tasks: a folder with lm-eval task YAML files (searched recursively) or the name of a suite; left open, nothing is
+    evaluated.
+    include: globs of the names of the tasks that are scored.
+    exclude: globs of the names of those that are not.
+    data: a folder with files `<dataset>/<lang>.<split>.jsonl`, which the tasks of a suite read in place of the Hugging
+    Face hub.
+    exclude_metrics: globs of metrics that are not computed.
+    split: `test` scores a task's `test_split`, `dev` its `validation_split`; a chosen task without it is refused,
+    unless dev_share is given.
+    dev_share: which share of the items of a task's only split are development items; the test items are the others.
+    limit: scores the first items of each task.
+    shots: puts that many examples before each item (left open: what the task file says).
+    chat_template: puts every prompt into the model's chat template; lm-eval's default is none.
+    judge: the model that rates open-ended answers, where a task asks for one.
     heldout_samples: so many samples of each language that the corpus holds out are scored as well, by the bits per byte
     of their responses (tasks `heldout_<lang>`): in every language of the corpus, whatever is trained on, always as
-    development items and in the chat template.
-    A sample is cut at 4,096 tokens, or at what the model takes in.
-    models says which are evaluated: the model before training, the one after it, or both.
-    batch_size (sequences per forward pass) is kept in the plan; it defaults to 16 on a CPU, on a GPU to what fits.
-    gpus_per_worker defaults to the fewest GPUs that hold the model; it is split over them.
-    workers defaults to as many as the GPUs hold, without a GPU to two or the number of CPUs if that is less; they share
-    the CPUs, unless cpus_per_worker says how many each takes.
+    development items and in the chat template. A sample is cut at 4,096 tokens, or at what the model takes in.
+    models: which are evaluated: the model before training, the one after it, or both.
+    batch_size: sequences per forward pass (left open: 16 on a CPU, on a GPU what fits); kept in the plan.
+    workers: replicas of the model (left open: as many as the GPUs hold, without a GPU two or the number of CPUs if that
+    is less).
+    cpus_per_worker: CPUs of a replica (left open: they share them; with a GPU one).
+    gpus_per_worker: GPUs that a replica is split over (left open: the fewest that hold the model).
+    cell_timeout_minutes: a task of one language that takes longer is given up, and named at the end.
     """
 
     tasks: str | None = None

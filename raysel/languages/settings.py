@@ -27,12 +27,21 @@ WITH_PUBLISHED_LISTS = ("typo", "geo", "learn", "sem", "fam", "random")
 
 
 class LanguagesSettings(Section):
-    """`all`, the languages in `chosen`, or `k` of the candidates (default: all of the corpus's); the others keep
-    counting as clusters of separability.
+    """Which languages are trained on; the others keep counting as clusters of separability (docs/languages.md).
 
-    random: drawn at random. fam: of different language families. typo, geo, learn, sem: by k-means on typological,
-    geographical, learned or semantic features; mixed: on several groups of features with weights. resource: those with
-    the most rows. pretrain: by their shares of the model's pre-training data; cover says which are taken.
+    strategy: which of them: `all`; those in `chosen`; or k of the candidates, by one of the others. `random`: drawn at
+    random. `fam`: of different language families. `typo`, `geo`, `learn`, `sem`: by k-means on typological,
+    geographical, learned or semantic features; `mixed`: on several groups of features with weights. `resource`: those
+    with the most rows. `pretrain`: by their shares of the model's pre-training data.
+    chosen: the languages of strategy chosen.
+    k: how many languages the other strategies take.
+    candidates: what they choose from (none: all of the corpus's languages).
+    vectors: a file of semantic vectors in word2vec's text form, by ISO 639-3 code, for sem and mixed.
+    pretrain: a CSV or JSON file of each language's share of the model's pre-training data, for strategy pretrain.
+    cover: which of the ranking by these shares are taken: the most covered, the least, or evenly spread.
+    weights: of each group of features, for mixed (none: every group weighs 1).
+    without_features: what happens where a candidate has no features: it is an error that names it, or it is left out.
+    published: the list as arXiv 2410.07809 prints it, with its seeds.
     """
 
     strategy: Strategy = "all"

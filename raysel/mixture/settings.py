@@ -19,17 +19,24 @@ READ_BY: dict[str, tuple[Quota, ...]] = {
 
 
 class MixtureSettings(Section):
-    """The quota: how many rows of each of the chosen languages are trained on.
+    """The quota: how many rows of each of the chosen languages are trained on (docs/mixtures.md).
 
-    `everything` in the pool; `total` rows (or a share of the corpus' rows in these languages, as 0.05) shared out in
-    `proportion` to what there is, `even`ly (total // languages each, arXiv 2410.07809) or by `temperature` T (in
-    proportion to rows ** (1 / T)); `counts` per language, or per language and task; `pivot`: pivot_rows of one
-    language, English unless said otherwise, and rows_per_language of each other one (arXiv 2504.16677).
-    tasks: only these are trained on, and what is counted is counted for each of them (`counts` names its own);
-    left out, tasks are not told apart. unseen: languages kept for evaluation only.
+    quota: `everything` in the pool; total rows shared out in proportion to what there is (`proportional`), as many of
+    each language (`even`: total // languages, arXiv 2410.07809) or by `temperature`; `counts` as written; or `pivot`:
+    much of one language, little of each other one (arXiv 2504.16677).
+    total: rows of all languages together, for proportional, even and temperature; or, as 0.05, a share of the corpus'
+    rows in these languages.
+    temperature: T: in proportion to rows ** (1 / T); 1 is proportional, a high one nearly even.
+    counts: rows of each language, `{en: 500, sw: 50}`, or of each language and task, `{en: {qa: 300}}`.
+    pivot: the language of pivot_rows.
+    pivot_rows: rows of the pivot.
+    rows_per_language: rows of each other language beside the pivot.
+    tasks: only these are trained on, and what is counted is counted for each of them (`counts` names its own); left
+    open, tasks are not told apart.
+    unseen: languages kept for evaluation only.
     parallel: the same items (source, task, group) in every language; where counts differ, the smaller choice is part of
     the larger.
-    shortfall, where a count cannot be met: refuse, take_all there is, or repeat rows.
+    shortfall: what happens where a count cannot be met: it is refused, all there is is taken, or rows are repeated.
     """
 
     quota: Quota = "everything"
@@ -108,9 +115,12 @@ def _by_task(count: int | dict[str, int]) -> dict[str | None, int]:
 
 
 class LossAwareSettings(Section):
-    """How a loss-aware curriculum chooses (`loss_aware` has the rule): a block of block_steps steps takes from each
-    level in proportion to what is left of it times (its recent loss / the levels' mean) ** strength. memory: what is
-    kept of the recent loss when a block is added to it.
+    """How a loss-aware curriculum chooses (docs/mixtures.md has the rule): a block takes from each level in proportion
+    to what is left of it times (its recent loss / the levels' mean) ** strength.
+
+    strength: above 0 turns to what is still hard, below 0 to what is learned well; 0 keeps the levels in proportion.
+    block_steps: optimizer steps of one block.
+    memory: what is kept of the recent loss when a block is added to it.
     """
 
     strength: float = Field(2.0, ge=-20, le=20)
@@ -122,14 +132,18 @@ LEVELLED = ("balanced", "staged", "loss_aware")
 
 
 class CurriculumSettings(Section):
-    """The order of training: `random`, by separability `ascending` or `descending`, `balanced` over levels, `staged`
-    (the groups of levels in `stages`, or level after level from 0 on, a share mix_in of each taken from all levels
-    alike), `loss_aware` (the share of each level follows its training loss) or `replay` (of a `trained_order`, a
-    Parquet file or the folder of a model that was trained by a loss-aware curriculum).
+    """The order of training (docs/mixtures.md). Levels are quantiles of each language's separability, 0 the lowest.
 
-    levels: quantiles of each language's separability, 0 the lowest. within_level: shuffled or sorted by score; left
-    out, ascending and descending sort over all rows, the others shuffle. repetition: every epoch has the same order, or
-    is shuffled anew within its levels.
+    kind: `random`; by separability `ascending` or `descending`; `balanced` over levels; `staged`, group of levels after
+    group; `loss_aware`: the share of each level follows its training loss; or `replay` of a trained_order.
+    levels: how many.
+    within_level: shuffled or sorted by score; left open, ascending and descending sort over all rows, the others
+    shuffle.
+    stages: the groups of levels of kind staged, e.g. `[[4], [2, 3], [0, 1]]` (none: level after level from 0 on).
+    mix_in: the share of each stage that is taken from all levels alike.
+    repetition: every epoch has the same order, or is shuffled anew within its levels.
+    trained_order: what kind replay follows: a Parquet file, or the folder of a model that was trained by a loss-aware
+    curriculum.
     """
 
     kind: Literal["random", "ascending", "descending", "balanced", "staged", "loss_aware", "replay"] = "random"

@@ -11,8 +11,18 @@ JINJA_FILES = (".jinja", ".j2")
 
 
 class BaseModelSettings(Section):
-    """A small Llama with a byte-level BPE tokenizer, trained from nothing on the corpus. seed: of its weights and of
-    the order (left open: the experiment's)."""
+    """A small Llama with a byte-level BPE tokenizer, trained from nothing on the corpus.
+
+    vocabulary: tokens of the tokenizer.
+    width: hidden units; an even multiple of heads.
+    layers: transformer blocks.
+    heads: attention heads of each.
+    context: the most tokens the model takes, and those a sample is cut at.
+    steps: optimizer steps.
+    batch_samples: samples of one step.
+    learning_rate: the highest of a cosine schedule with a warm-up.
+    seed: of the weights and of the order (left open: the experiment's).
+    """
 
     vocabulary: int = Field(4096, ge=300, le=256_000)
     width: int = Field(128, ge=16)
@@ -32,9 +42,11 @@ class BaseModelSettings(Section):
 
 
 class TemplateSettings(Section):
-    """A chat template: the tokenizer's own (auto), one of raysel's by name, or a Jinja file (.jinja, .j2).
+    """A chat template. The section may also be written as the name alone, `template: llama3`.
 
-    legacy_bos lets the tokenizer add its special tokens to the templated text once more when hidden states are taken:
+    name: the tokenizer's own (`auto`), one of raysel's (`plain`, `chatml`, `llama3`, `alpaca`), or a Jinja file
+    (.jinja, .j2).
+    legacy_bos: lets the tokenizer add its special tokens to the templated text once more when hidden states are taken:
     for Llama 3 a second BOS, as the public implementation of LangGPS has it. Training never doubles any.
     """
 
@@ -50,7 +62,13 @@ class TemplateSettings(Section):
 
 
 class ModelSettings(Section):
-    """A Hugging Face folder or name (`path`), or a small model made from the corpus first (`base`): one of the two."""
+    """A Hugging Face folder or name (`path`), or a small model made from the corpus first (`base`): one of the two.
+
+    path: a folder, or a name on the Hugging Face hub.
+    revision: which revision is fetched from the hub (left open: the newest).
+    base: the small model; `{}` is one of the default size. Only the experiment's own model can be made.
+    trust_remote_code: lets a model run code that it brings along. Without it none is run.
+    """
 
     path: str | None = None
     revision: str | None = None

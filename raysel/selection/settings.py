@@ -12,12 +12,17 @@ OWN = ("random", "kmc", "dsir", "less")
 
 
 class TargetSettings(Section):
-    """The samples that DSIR and LESS want more of the like.
+    """The samples that DSIR and LESS want more of the like (docs/selection.md).
 
-    of: the corpus' `heldout` part; the development items of evaluation.tasks (`evaluation`); or `files` of your own, at
-    `path`, read as a corpus is (preset, columns). subtask: the column that divides them for LESS, which goes by the
-    subtask that a sample helps most; files may name their own in the column `task`. samples: at most so many of each
-    subtask, drawn by seed.
+    of: the samples that the corpus holds out (`heldout`); the development items of evaluation.tasks (`evaluation`); or
+    `files` of your own.
+    path: where such files are; they are read as a corpus is.
+    preset: as corpus.preset, for these files.
+    columns: as corpus.columns, for these files.
+    lang_from: as corpus.lang_from, for these files.
+    subtask: the column that divides the target for LESS, which goes by the subtask that a sample helps most; files may
+    name their own in the column `task`.
+    samples: at most so many of each subtask, drawn by seed (null: all).
     """
 
     of: Literal["heldout", "evaluation", "files"] = "heldout"
@@ -41,19 +46,25 @@ class TargetSettings(Section):
 
 
 class KmcSettings(Section):
-    """clusters: left out, there are as many as rows are wanted, and of each the member closest to its centroid is taken
-    (kM-Closest of arXiv 2409.11378); a number of them gives each a share in proportion to its size, drawn by seed."""
+    """k-means over the vectors.
+
+    clusters: left open, there are as many as rows are wanted, and of each the member closest to its centroid is taken
+    (kM-Closest of arXiv 2409.11378); a number of them gives each a share in proportion to its size, drawn by seed.
+    """
 
     clusters: int | None = Field(None, ge=1)
 
 
 class DsirSettings(Section):
-    """Importance of hashed uni- and bigrams (Xie et al. 2023). tokenizer: `unicode` words, and characters in scripts
-    that put no spaces between words; `characters` everywhere; or `wordpunct`, that of the package data-selection.
+    """Importance of hashed uni- and bigrams (Xie et al. 2023).
 
-    target: one for all, or each language's own target for its samples (`lang`). sampling: a draw in proportion to the
-    weights (`gumbel`), or the largest ones (`top`). min_tokens: a shorter sample is not chosen (data-selection: 100).
-    smoothing is added to the target's count of every bucket.
+    tokenizer: `unicode` words, and characters in scripts that put no spaces between words; `characters` everywhere; or
+    `wordpunct`, that of the package data-selection.
+    buckets: how many the n-grams are hashed into.
+    target: one for all, or each language's own target for its samples (`lang`).
+    sampling: a draw in proportion to the weights (`gumbel`), or the largest ones (`top`).
+    min_tokens: a shorter sample is not chosen (data-selection: 100).
+    smoothing: added to the target's count of every bucket.
     """
 
     tokenizer: Literal["unicode", "characters", "wordpunct"] = "unicode"
@@ -66,10 +77,12 @@ class DsirSettings(Section):
 
 class LessSettings(Section):
     """Influence by low-rank gradients (Xia et al. 2024, LESS): adapters are trained on a part of the corpus first; with
-    the adapters and Adam moments of each epoch of that, the gradients of every sample of the pool and of the target are
-    taken, projected to `dimensions` numbers, and compared.
+    the adapters and Adam moments of each epoch of that, the gradients of every sample of the pool and of the target
+    are taken, projected and compared.
 
+    dimensions: numbers that a gradient is projected to.
     token_budget: padded tokens that go through the model at once (left open: 4,096, on GPUs 16,384).
+    workers: replicas of the model (left open: one per GPU, without GPUs two).
     """
 
     warmup: WarmupSettings = WarmupSettings()
@@ -79,13 +92,16 @@ class LessSettings(Section):
 
 
 class SelectionSettings(Section):
-    """method: `random`, `kmc` (k-means over the vectors), `dsir`, `less`, or a selector of your own as
-    `package.module:Class`, which is given `settings`.
+    """The selector: which rows of the pool fill the quota (docs/selection.md).
 
-    candidates: the pool, or the whole corpus with no regard to separability. stratify: each language (and task) of the
-    quota is filled on its own (`lang`), or only the total is kept (`none`). tokens: a budget in tokens as the vectors
-    count them, in place of the mixture's rows. compare: these methods are run as well, on the whole corpus and on the
-    pool ("LangGPS + X"), for the report's table of overlaps.
+    method: `random`, `kmc` (k-means over the vectors), `dsir`, `less`, or a selector of your own as
+    `package.module:Class`.
+    candidates: the pool, or the whole corpus with no regard to separability.
+    stratify: each language (and task) of the quota is filled on its own (`lang`), or only the total is kept (`none`).
+    tokens: a budget in tokens as the vectors count them, in place of the mixture's rows.
+    settings: of a selector of your own: what its class is made with.
+    compare: these methods are run as well, on the whole corpus and on the pool ("LangGPS + X"), for the report's table
+    of overlaps.
     """
 
     method: str = Field("random", pattern=r"^(random|kmc|dsir|less|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")

@@ -8,13 +8,15 @@ from raysel.settings import Section, execution
 
 
 class SeparabilitySettings(Section):
-    """Silhouette of language separability over plain Euclidean distances (LangGPS, section 3).
+    """Silhouette of language separability over plain Euclidean distances (LangGPS, section 3; docs/separability.md).
 
     label: what makes a cluster: the language's code, what the source calls it, or the language in one script (the
-    script of most of a sample's letters). clusters: those of the whole corpus, or of the chosen languages only; both
-    are rescored from the same distance sums. precision: how inner products are multiplied (float32 is exact to some
-    2e-7; the others pay on a GPU, docs/separability.md has their errors). block_rows: rows that one worker
-    holds twice (left open: 8,192, on GPUs 32,768); cores: CPU cores of one worker.
+    script of most of a sample's letters).
+    clusters: those of the whole corpus, or of the chosen languages only; both are rescored from the same distance sums.
+    precision: how inner products are multiplied: float32 is exact to some 2e-7; the others pay on a GPU,
+    docs/separability.md has their errors.
+    block_rows: rows that one worker holds twice (left open: 8,192, on GPUs 32,768).
+    cores: CPU cores of one worker.
     """
 
     label: Literal["lang", "lang_raw", "lang_script"] = "lang"
@@ -25,12 +27,15 @@ class SeparabilitySettings(Section):
 
 
 class PreselectSettings(Section):
-    """The pool: a share `rho` of each language's rows, or `size` rows in all, from one `band` of its separability.
+    """The pool, which samples are then selected from: a share of each language's rows by their separability.
 
-    minimum: at least so many rows of each language, taken off the largest shares. Bands: `high`, `middle` or `low`
-    separability; and the controls `random`, `permuted` (high, after the scores were shuffled within the language),
-    `length_matched` (random rows as long as those of `high`) and `lid_clean` (those that language identification is
-    surest of, which the stage `audit` asks for).
+    rho: the share of each language's rows.
+    size: rows in all, in place of rho, shared out in proportion.
+    minimum: at least so many rows of each language, taken off the largest shares.
+    band: which rows: those of `high`, `middle` or `low` separability; or a control: `random`, `permuted` (high, after
+    the scores were shuffled within the language), `length_matched` (random rows as long as those of `high`) or
+    `lid_clean` (those that language identification is surest of, which corpus.audit.checks must have
+    `language_mismatch` for).
     """
 
     rho: float | None = Field(0.2, gt=0, le=1)

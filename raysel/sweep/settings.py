@@ -27,12 +27,15 @@ class SpaceError(UserError):
 
 
 class Parameter(Section):
-    """The values of one key. One of
+    """The values of one key: exactly one of `grid`, `choice`, `uniform`, `loguniform`, `int` and `simplex`.
 
-    grid: each of these values; choice: one of these values (a grid tries them all); uniform, loguniform: a number
-    between two ends, every one or every order of magnitude equally likely; int: a whole number from one end to the
-    other; simplex: weights of these names that sum to 1, every such vector equally likely, or, with `total`, whole
-    numbers that sum to it.
+    grid: each of these values.
+    choice: one of these values; a searcher grid tries them all.
+    uniform: a number between two ends, every one equally likely.
+    loguniform: a number between two ends, every order of magnitude equally likely.
+    int: a whole number from one end to the other.
+    simplex: weights of these names that sum to 1, every such vector equally likely.
+    total: makes whole numbers of the weights of simplex that sum to it.
     when: other keys, of the space or of the experiment, with the value (or the list of values) that they must have; if
     one has another, the key stays as the experiment has it.
     """
@@ -87,13 +90,15 @@ class Parameter(Section):
 
 
 class Objective(Section):
-    """What a trial is judged by, never a test item.
+    """What a trial is judged by, never a test item. One, or a list of two to find the best compromises of.
 
-    results: the tuned model's `metric` on the development items of the tasks (globs) and languages (none: all), the
-    mean over languages of the mean over each one's tasks. heldout_loss: the loss on what the corpus holds out, of the
-    model that was exported, the mean over `languages`, or over all samples. trained_tokens: how many tokens were
-    trained on.
-    direction: maximize or minimize; left open, minimize for losses, tokens and metrics of which less is better.
+    of: what it is read from. `results`: the tuned model's metric on development items, the mean over languages of the
+    mean over each one's tasks. `heldout_loss`: the loss on what the corpus holds out, of the model that was exported,
+    the mean over `languages`, or over all samples. `trained_tokens`: how many tokens were trained on.
+    metric: of the results, e.g. acc.
+    tasks: globs of the names of the tasks that count.
+    languages: those that count (none: all).
+    direction: left open, minimize for losses, tokens and metrics of which less is better, else maximize.
     """
 
     of: Literal["results", "heldout_loss", "trained_tokens"] = "results"
@@ -136,11 +141,12 @@ class Objective(Section):
 
 
 class AshaSettings(Section):
-    """Asynchronous successive halving (Li et al. 2020) on the held-out loss.
+    """Asynchronous successive halving (Li et al. 2020) on the held-out loss, as every checkpoint has it
+    (training.checkpoint_steps).
 
-    After first_percent of the training steps, and at every reduction_factor times as many, a trial goes on only if it
-    is among the best 1/reduction_factor of those that have come so far. The loss is measured where a checkpoint is
-    written: training.checkpoint_steps.
+    first_percent: of the training steps, after which trials are compared first.
+    reduction_factor: at every so many times as many steps, a trial goes on only if it is among the best
+    1/reduction_factor of those that have come so far.
     """
 
     first_percent: int = Field(20, ge=1, le=99)
@@ -148,9 +154,12 @@ class AshaSettings(Section):
 
 
 class Limits(Section):
-    """trials: how many at most, all seeds counted; concurrency: how many at once (left open: as many as have room for
-    their training workers); device_hours: no trial is started once so many hours of the cluster's GPUs (CPUs, where it
-    has none) have gone."""
+    """How much is tried.
+
+    trials: how many at most, all seeds counted; random and tpe need it.
+    concurrency: how many at once (left open: as many as have room for their training workers).
+    device_hours: no trial is started once so many hours of the cluster's GPUs (CPUs, where it has none) have gone.
+    """
 
     trials: int | None = Field(None, ge=1)
     concurrency: int | None = Field(None, ge=1)
@@ -158,16 +167,20 @@ class Limits(Section):
 
 
 class Space(Section):
-    """A space file.
+    """A space file: what is tried, and what is best (docs/sweeps.md).
 
-    parameters: key of the experiment -> its values; or, in their place, points: mappings of keys to values, each tried
-    as it is, where not every combination is wanted. seeds: every point is tried with each (none: the experiment's own);
-    what is held out stays the same. objective: one, or two to find the best compromises of.
-    searcher: grid (every combination of grids and choices), random, or tpe (Optuna's tree-structured Parzen estimator:
-    it learns from the points that are done); left open, grid where every parameter is listed, else random. Point k of
-    tpe knows the points up to k - ahead - 1, however many run at once: so one seed gives one search.
-    seed: of what is drawn, and of the intervals. scheduler: asha stops trials early. tensorboard: event files of every
-    trial, below the sweep's folder. retries: how often a trial whose process or node was lost is started again.
+    parameters: keys of the experiment, dotted, each with its values. Not name, seed, storage and what is in cluster.
+    points: in place of parameters, where not every combination is wanted: mappings of keys to values, each tried as it
+    is.
+    seeds: every point is tried with each as the experiment's seed (none: its own); what is held out stays the same.
+    searcher: `grid` (every combination of grids and choices), `random`, or `tpe` (Optuna's tree-structured Parzen
+    estimator, which learns from the points that are done); left open, grid where every parameter is listed, else
+    random.
+    seed: of what is drawn, and of the intervals.
+    ahead: point k of tpe knows the points up to k - ahead - 1, however many run at once: so one seed gives one search.
+    scheduler: `asha` stops trials early.
+    tensorboard: event files of every trial, below the sweep's folder.
+    retries: how often a trial whose process or node was lost is started again.
     """
 
     parameters: dict[str, Parameter] = Field({}, validate_default=True)

@@ -12,12 +12,16 @@ from raysel.training.trackers import refuse_unknown_trackers
 
 
 class TokenSettings(Section):
-    """One optimizer step trains on batch_samples samples, in the order of training; with batch_tokens instead, on the
-    next samples that have at most so many tokens together (prompts and responses, as far as max_tokens lets them in).
+    """How samples become rows of tokens, and what one optimizer step trains on.
 
-    A sample longer than max_tokens is cut on the right. packing puts several samples of one step into one row of at
-    most max_tokens; it changes no loss, and it is left out for model families whose attention cannot keep the samples
-    of a row apart. heldout_samples of each language in the corpus' held-out part are followed: their loss before
+    max_tokens: a longer sample is cut on the right; no row is longer.
+    packing: puts several samples of one step into one row; it changes no loss, and it is left out for model families
+    whose attention cannot keep the samples of a row apart.
+    batch_samples: samples of one optimizer step, in the order of training.
+    batch_tokens: in place of batch_samples: a step trains on the next samples that have at most so many tokens together
+    (prompts and responses, as far as max_tokens lets them in).
+    epochs: how often the selection is gone through.
+    heldout_samples: how many samples of each language in the corpus' held-out part are followed: their loss before
     training, with every checkpoint, and after it.
     """
 
@@ -39,11 +43,15 @@ class TokenSettings(Section):
 
 
 class LoraSettings(Section):
-    """Low-rank adapters (Hu et al. 2022): the update is alpha / rank times B A. targets are module names.
+    """Low-rank adapters (Hu et al. 2022): the update is alpha / rank times B A.
 
-    rslora divides by the square root of the rank instead (Kalajdzievski 2023); dora learns the size of each column of
-    the weight apart from its direction (Liu et al. 2024). merge adds the update to the weights at the end: a whole
-    model comes out instead of adapters.
+    rank: of A and B.
+    alpha: what the update is multiplied by, over the rank.
+    dropout: the share of an adapter's input that is dropped in training.
+    rslora: divides by the square root of the rank instead (Kalajdzievski 2023).
+    dora: learns the size of each column of the weight apart from its direction (Liu et al. 2024).
+    targets: the names of the modules that get adapters.
+    merge: adds the update to the weights at the end: a whole model comes out instead of adapters.
     """
 
     rank: int = Field(8, ge=1)
@@ -56,8 +64,17 @@ class LoraSettings(Section):
 
 
 class WarmupSettings(Section):
-    """The warm-up of LESS: adapters trained on a random `share` of the corpus for `epochs`; what is kept of every epoch
-    is the adapters and Adam's moments. The learning rate falls linearly to 0."""
+    """The warm-up of LESS: adapters trained on a random part of the corpus. Of every epoch the adapters and Adam's
+    moments are kept. The learning rate falls linearly to 0.
+
+    share: of the corpus.
+    epochs: how many, and so how many times gradients are taken.
+    lora: the adapters, plain ones: without dora and merge.
+    learning_rate: at the start.
+    batch_samples: samples of one optimizer step.
+    max_tokens: how much of a sample is seen, here and when gradients are taken.
+    dtype: of the weights.
+    """
 
     share: float = Field(0.05, gt=0, le=1)
     epochs: int = Field(4, ge=1)
@@ -77,22 +94,35 @@ class WarmupSettings(Section):
 
 
 class TrainingSettings(Section):
-    """Supervised fine-tuning with AdamW on DeepSpeed: LoRA adapters or all the weights (`full`), ZeRO stage 0 to 3.
+    """Supervised fine-tuning with AdamW on DeepSpeed (docs/training.md).
 
-    The learning rate rises linearly over the first warmup_share of the steps and then follows the schedule.
-    clip_norm bounds the norm of the gradient (null: no bound). workers defaults to one per GPU, without GPUs to two,
-    which share the CPUs unless cpus_per_worker says how many each takes.
-    A step whose loss or gradient is not finite ends the run, unless up to skipped_steps of them may be passed over.
-    A checkpoint is written every checkpoint_steps steps, when checkpoint_minutes have gone since the last, and at the
-    end; the last checkpoints_kept stay, and of those by steps the one with the least loss on what is held out. export
-    says which weights come out: the last, or those of that best checkpoint. A group of workers that lost one is started
-    again up to max_failures times. timeout_minutes bounds every collective operation.
-    micro_batch_tokens bounds what goes through the model at once: as many rows as it has room for, at least one. More
+    method: LoRA adapters, or all the weights (`full`).
+    learning_rate: the highest of the schedule.
+    schedule: what the learning rate does after it has risen.
+    warmup_share: over this share of the steps the learning rate rises linearly.
+    weight_decay: of matrices; norms and biases are never decayed.
+    clip_norm: bounds the norm of the gradient (null: no bound).
+    dtype: of the weights in the model's passes; bfloat16 needs zero 1, 2 or 3, which update weights in float32.
+    skipped_steps: how many steps whose loss or gradient is not finite may be passed over; one more ends the run.
+    export: which weights come out: the last, or those of the checkpoint with the least loss on what is held out.
+    zero: the stage of ZeRO, which shards over the workers the optimizer's state (1), the gradients too (2) and the
+    weights too (3), or nothing (0).
+    offload: keeps the optimizer's state (`optimizer`), or under ZeRO-3 all that is not at work (`all`), in the memory
+    of the CPUs.
+    deepspeed: a DeepSpeed configuration (a mapping, or a JSON file) that is added to what these settings decide.
+    micro_batch_tokens: bounds what goes through the model at once: as many rows as it has room for, at least one. More
     share what ZeRO-2 and 3 send between the workers, and take more memory.
-    trackers are told every metric besides the run's own log: `tensorboard` writes event files below
-    `trackers/` in the storage.
-    offload keeps the optimizer's state, or under ZeRO-3 all that is not at work, in the memory of the CPUs. deepspeed
-    is a DeepSpeed configuration (a mapping, or a JSON file) that is added to what these settings decide.
+    activation_checkpointing: computes activations again in the backward pass, which takes time and spares memory.
+    checkpoint_steps: a checkpoint is written every so many steps, and at the end. With export best it counts: it says
+    which steps are candidates.
+    checkpoint_minutes: one is also written when so many minutes have gone since the last.
+    checkpoints_kept: so many of the last stay, and of those by steps the one with the least loss on what is held out.
+    trackers: are told every metric besides the run's own log: `tensorboard` writes event files below `trackers/` in the
+    storage.
+    workers: of the training (left open: one per GPU, without GPUs two).
+    cpus_per_worker: CPUs of each (left open: all are shared out; with a GPU one).
+    max_failures: how often a group of workers that lost one is started again.
+    timeout_minutes: bounds every collective operation.
     """
 
     data: TokenSettings = TokenSettings()
