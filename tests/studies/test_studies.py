@@ -90,7 +90,7 @@ def test_a_study_that_is_killed_carries_on_and_answers_with_rows_of_results(ray_
     first.wait()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "best" in done.stdout or "Better" in done.stdout or "differs" in done.stdout
+    assert "it cannot show why." in done.stdout
     conditions = json.loads(store.read_bytes("runs/study-samples/study.json"))
     assert [of["parameters"]["preselect.size"] for of in conditions] == [12, 300]
     for of in conditions:
