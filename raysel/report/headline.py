@@ -106,7 +106,8 @@ def _result(comparison: Comparison | None) -> Line:
         return Line("Result", MISSING, "the two models have no result in common")
     write = metric_writer(comparison)
     unit = "%" if line.metric in comparison.shares else ""
-    over = f"mean {metric_name(line.metric)} over {counted(len(comparison.by_language), 'language')}"
+    less = " (less is better)" if line.metric in comparison.less_is_better else ""
+    over = f"mean {metric_name(line.metric)}{less} over {counted(len(comparison.by_language), 'language')}"
     if line.base is None or line.tuned is None or line.difference is None:
         one = line.tuned if line.base is None else line.base
         assert one is not None

@@ -305,7 +305,7 @@ def test_models_with_no_result_in_common_make_a_page(tmp_path, cluster, progress
     held = {"tasks": {"heldout_sw": "sw"}, "metric": "bits_per_byte", "split": "dev"}
     bits = " ".join(page({**held, "fingerprint": "e" * 24}, {**held, "fingerprint": "f" * 24, "share": 0.2}).texts)
     assert "Of bits per byte less is better." in bits
-    assert "Mean bits per byte, less is better" in bits
+    assert "mean bits per byte (less is better) over" in bits
     some = page({"fingerprint": "d" * 24}, {"lacking": 2})
     assert "In 3 results some items have a value in one model only" in " ".join(some.texts)
 

@@ -66,7 +66,10 @@ def test_a_parameter_that_cannot_be_used_says_why(tmp_path: Path, parameter: str
         ("[1]", "and this file holds a list"),
         ("a: [", "is not YAML"),
         ("objective: {metric: acc}", "parameters: give keys of the experiment with their values, or points"),
-        ("parameters: {}\nobjective: {metric: acc}", "parameters: give keys of the experiment with their values, or points"),
+        (
+            "parameters: {}\nobjective: {metric: acc}",
+            "parameters: give keys of the experiment with their values, or points",
+        ),
         (f"parameters: {{{GRID}}}", "objective: is needed and not given"),
         (f"parameters: {{{GRID}}}\nobjective: []", "objective: List should have at least 1 item"),
         (f"parameters: {{{GRID}}}\nobjective: acc", "objective: Input should be a valid list (found 'acc')"),
