@@ -27,7 +27,7 @@ from raysel.studies.verdict import answer, control_words, difference_words, verd
 from raysel.sweep.records import TrialRecord
 from raysel.sweep.settings import Space
 from raysel.sweep.space import Point, grid
-from raysel.sweep.trials import Search, shown
+from raysel.sweep.trials import Search, shown, value_at
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,7 @@ def _points(form: SmallForm, dump: Mapping[str, Any]) -> list[tuple[str, Point]]
     if form.points:
         return [(name, dict(point)) for name, point in form.points.items()]
     space = Space.model_validate({"parameters": form.parameters, "objective": {"metric": METRIC}})
-
-    def known(key: str) -> Any:
-        inner: Any = dump
-        for part in key.split("."):
-            inner = inner[part]
-        return inner
-
-    return [("", point) for point in grid(space, known)]
+    return [("", point) for point in grid(space, lambda key: value_at(dump, key))]
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
