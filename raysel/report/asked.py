@@ -81,6 +81,6 @@ def budget_words(experiment: Mapping[str, Any]) -> str:
 def training_words(experiment: Mapping[str, Any]) -> str:
     """How the model was to be trained; empty where the experiment does not say."""
     training = experiment.get("training") or {}
-    method = {"full": "all weights", "lora": "LoRA"}.get(training.get("method"), "")
+    method = {"full": "all weights", "lora": "LoRA"}.get(str(training.get("method")), "")
     epochs = at(training, "data", "epochs")
     return ", ".join(part for part in (method, counted(epochs, "epoch") if epochs else "") if part)
