@@ -15,6 +15,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 PHONE, DESK = 390, 1600
 HEIGHT = 900
 PATIENCE_MS = 300_000
+# The lightest channel of what is printed, of 255.
+DARK_INK = 64
 SCHEMES = ("light", "dark")
 # Of A4 in the 96 pixels an inch that a page is printed with: what is left of its 794 with margins of a centimetre.
 PAPER, PAPER_MARGIN = 718, 38
@@ -43,7 +45,7 @@ FOCUSED = """() => {
   return [at.dataset.stop ?? '', style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0];
 }"""
 HIDDEN_IN_PRINT = """() => [...document.querySelectorAll('details > *')]
-  .filter((element) => element.tagName !== 'SUMMARY' && !element.getBoundingClientRect().height)
+  .filter((element) => element.tagName !== 'SUMMARY' && !element.checkVisibility())
   .map((element) => element.outerHTML.slice(0, 80))"""
 # The texts of the document as it was written: what the script moved about is the same texts.
 TEXTS = """() => [...document.querySelectorAll('body > :not(script)')].map((element) => element.textContent).join('')
@@ -194,14 +196,14 @@ def check_keyboard(browser: Browser, file: Path) -> None:
 
 
 def check_print(browser: Browser, file: Path) -> None:
-    """What is folded is printed, what is printed is on the paper, and black on white even where the screen is dark."""
+    """What is folded is printed, what is printed is on the paper, and it is dark even where the screen is."""
 
     def look(page: Page) -> None:
         page.emulate_media(media="print")
         assert page.evaluate(HIDDEN_IN_PRINT) == []
         assert page.evaluate(OUTSIDE, PAPER_MARGIN) == []
-        ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-        assert min(map(int, ground.removeprefix("rgb(").removesuffix(")").split(","))) > 250, ground
+        ink = page.evaluate("() => getComputedStyle(document.body).color.match(/\\d+/g).map(Number)")
+        assert max(ink) < DARK_INK, ink
         assert page.pdf(format="A4").startswith(b"%PDF-")
 
     browser.look(file, look, width=PAPER, scheme="dark")

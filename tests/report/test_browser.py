@@ -26,6 +26,7 @@ from tests.report.made_run import CONTROLS, CONTROLS_SHOWN, HOSTILE, TEXTS, made
 from tests.report.test_stage import MANY
 from tests.sweep.made_sweep import grid_sweep, made_sweep, random_sweep
 
+PLAIN = "<!doctype html><html lang='en'><title>A page</title><main><h1>A page</h1>{}</main></html>"
 LANGUAGES = ["en", "sw", "ar", "zh", "hi", "he"]
 CHECKS: list[Callable[[Browser, Path], None]] = [
     check_layout,
@@ -70,6 +71,33 @@ def test_the_report_holds_what_every_page_does(check: Any, browser: Browser, pag
 
 def test_the_sweep_holds_it_too(browser: Browser, pages: dict[str, Path]) -> None:
     check_page(browser, pages["grid"])
+
+
+@pytest.mark.parametrize(
+    ("check", "fault"),
+    [
+        (check_layout, "<div style='width: 2000px'>too wide</div>"),
+        (check_layout, "<img src='https://nowhere.invalid/seen.png' alt='asks for more'>"),
+        (check_layout, "<script>throw new Error('broken')</script>"),
+        (check_accessibility, "<p style='color: #ccc'>too pale</p>"),
+        (check_accessibility, "<button></button>"),
+        (check_without_scripts, "<p id='empty'></p><script>empty.textContent = 'more'</script>"),
+        (check_keyboard, "<button style='outline: none'>no outline</button>"),
+        (check_keyboard, "<button tabindex='-1'>out of reach</button>"),
+        (check_print, "<details><summary>more</summary><p>not printed</p></details>"),
+    ],
+)
+def test_the_checks_find_faults(check: Any, fault: str, browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(PLAIN.format(fault))
+    with pytest.raises(AssertionError):
+        check(browser, file)
+
+
+def test_a_plain_page_passes_them(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(PLAIN.format("<p>Nothing is wrong with it.</p>"))
+    check_page(browser, file)
 
 
 @pytest.mark.slow
