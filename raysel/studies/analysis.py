@@ -70,15 +70,10 @@ class Findings:
         return None if not found or None in found else all(found)
 
 
-def analyse(
-    conditions: Sequence[Condition],
-    compared: Compared,
-    controls: Mapping[str, Control],
-    measured_in: Sequence[str] = (),
-) -> Findings:
-    """measured_in: the languages whose mean counts (none: all). Raises ValueError where nothing has a value."""
+def analyse(conditions: Sequence[Condition], compared: Compared, controls: Mapping[str, Control]) -> Findings:
+    """Raises ValueError where nothing has a value."""
     whole = [condition for condition in conditions if condition.is_whole]
-    langs = [lang for lang in languages(whole) if lang in (measured_in or [lang])]
+    langs = [lang for lang in languages(whole) if lang in (compared.languages or [lang])]
     if not langs:
         raise ValueError("no condition has values in every seed and a common language")
     asked = [condition for condition in whole if condition.control is None]

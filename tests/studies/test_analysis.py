@@ -205,3 +205,10 @@ def test_a_studys_own_curve_is_fitted_over_its_seeds() -> None:
     assert own.of.verdict == "reached"
     assert own.of.plateau == pytest.approx(3 * 4.32, rel=0.3)
     assert of_lines(analyse(some[:4], compared, {}).lines) == []
+
+
+def test_only_the_languages_that_are_asked_for_are_averaged() -> None:
+    compared = Compared(reference={"band": "random"}, languages=["sw"])
+    findings = analyse(conditions()[:3], compared, {})
+    assert findings.langs == ["sw"]
+    assert findings.lines[1].mean.value == pytest.approx(5.0)
