@@ -36,7 +36,7 @@ def test_the_report_tells_what_the_run_found_in_the_store(ray_address: str, tiny
     page = re.sub(r" +", " ", page)
     hours = 2 * sum(manifest["wall_seconds"] for manifest in manifests) / 3600
     assert f"{decimal(hours, 2)} CPU-hours made what this page shows" in page
-    assert f"Of {len(manifests)} steps {len(manifests)} were in the store before this run" in page
+    assert f"All {len(manifests)} steps were in the store before: nothing but this page was computed" in page
     command = f"raysel run {shlex.quote(str(folder))}/experiment.yaml"
     assert command.replace("'", "&#39;") in page
     assert "Selection missing : nothing was selected yet" in page

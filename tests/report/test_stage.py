@@ -256,6 +256,20 @@ def test_writing_systems_keep_their_direction(html):
     assert ("div", "dir", "auto") in page.attributes
 
 
+def test_what_was_reused_is_told_from_what_was_computed(published, store, cluster, progress):
+    page = Page(run_stage(published, store, cluster, progress, reused=["corpus", "vectors"], folder="/out/runs/it's"))
+    text = " ".join(" ".join(page.texts).split())
+    assert f"Of {len(published)} steps 2 were in the store before this run" in text
+    cost = text[text.index("Carried on") : text.index("Wall time is of the attempt")]
+    assert re.findall(r"(\w+) (reused|computed)", cost) == [
+        (name, "reused" if name in ("corpus", "vectors") else "computed") for name in published
+    ]
+    assert """raysel run '/out/runs/it'"'"'s'/experiment.yaml""" in text
+    for name, artifact in published.items():
+        assert f"{name} {artifact.fingerprint}" in text
+        assert artifact.manifest_digest() in text
+
+
 def test_same_artifacts_same_bytes(published, store, html, cluster, progress):
     assert run_stage(published, store, cluster, progress) == html
 
