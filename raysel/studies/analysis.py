@@ -6,7 +6,7 @@ from typing import Any
 
 from raysel.evaluation.intervals import Interval, t_interval
 from raysel.studies.contrasts import Contrast, contrast
-from raysel.studies.results import Condition, languages
+from raysel.studies.results import UNITS, Condition, Measure, languages
 from raysel.studies.settings import Compared, Control
 
 CLEAR = ("lower", "higher")
@@ -46,10 +46,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Findings:
-    """langs: those that every condition has a value in, of which the means are. reference: what is compared with, in
-    words; "" where nothing is."""
+    """langs: those that every condition has a value in, of which the means are. unit: of the values. reference: what is
+    compared with, in words; "" where nothing is."""
 
     langs: list[str]
+    unit: str
     reference: str
     lines: list[Line]
     missing: list[Condition]
@@ -70,7 +71,12 @@ class Findings:
         return None if not found or None in found else all(found)
 
 
-def analyse(conditions: Sequence[Condition], compared: Compared, controls: Mapping[str, Control]) -> Findings:
+def analyse(
+    conditions: Sequence[Condition],
+    compared: Compared,
+    controls: Mapping[str, Control],
+    measure: Measure = "bits_per_byte",
+) -> Findings:
     """Raises ValueError where nothing has a value."""
     whole = [condition for condition in conditions if condition.is_whole]
     langs = [lang for lang in languages(whole) if lang in (compared.languages or [lang])]
@@ -83,7 +89,8 @@ def analyse(conditions: Sequence[Condition], compared: Compared, controls: Mappi
         _outcome(name, of, [one for one in conditions if one.control == name], langs) for name, of in controls.items()
     ]
     missing = [condition for condition in conditions if not condition.is_whole]
-    return Findings(langs, _reference_words(lines, compared), sorted(lines, key=_place), missing, outcomes)
+    reference = _reference_words(lines, compared)
+    return Findings(langs, UNITS[measure], reference, sorted(lines, key=_place), missing, outcomes)
 
 
 def _line(

@@ -19,6 +19,7 @@ from raysel.output import quiet_process
 from raysel.report.formats import decimal
 from raysel.store import Store
 from raysel.studies.analysis import Findings, analyse
+from raysel.studies.choices import measured_choices
 from raysel.studies.made import Made, named_in, with_paths
 from raysel.studies.page import study_page
 from raysel.studies.results import Condition
@@ -142,6 +143,8 @@ def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
         cluster = open_until_done.enter_context(Cluster(settings.address, settings.num_cpus))
         plan.made.make(sorted(plan.wanted()), cluster, console)
         search = plan.search(plan.made.paths)
+        if plan.study.small.measure == "coverage":
+            return measured_choices(search, plan.conditions, store, cluster, console)
         concurrency = concurrency_of(search, cluster, console)
         progress = SweepProgress(search, store, concurrency=concurrency, devices=cluster.gpus() or cluster.cpus())
         live = open_until_done.enter_context(LiveTrials(console))
@@ -210,12 +213,12 @@ def _report(plan: Plan, store: Store, conditions: Sequence[Condition], console: 
             for of in conditions
         ],
     )
-    findings = analyse(conditions, plan.study.compared, plan.controls)
+    findings = analyse(conditions, plan.study.compared, plan.controls, plan.study.small.measure)
     page = study_page(plan.name, plan.study, findings, conditions, plan.data)
     store.write_bytes(f"{folder}/report.html", page.encode())
     console.print(conditions_table(findings))
     for outcome in findings.outcomes:
-        console.print(f"control {outcome.name}: {control_words(outcome)}", highlight=False, markup=False)
+        console.print(f"control {outcome.name}: {control_words(outcome, findings.unit)}", highlight=False, markup=False)
     console.print(answer(findings), style="bold", highlight=False, markup=False)
     console.print(f"it cannot show {plan.study.small.cannot_show}", highlight=False, markup=False)
     console.print(f"report: {store.shown(f'{folder}/report.html')}", highlight=False, markup=False)
@@ -223,10 +226,10 @@ def _report(plan: Plan, store: Store, conditions: Sequence[Condition], console: 
 
 def conditions_table(findings: Findings) -> Table:
     table = Table("condition", box=None)
-    for heading in ("bits per byte", f"less {findings.reference}", "verdict"):
+    for heading in (findings.unit, f"less {findings.reference}", "verdict"):
         table.add_column(heading, justify="right")
     for line in findings.lines:
         mean = f"{decimal(line.mean.value)} [{decimal(line.mean.low)}, {decimal(line.mean.high)}]"
-        against = difference_words(line.against) if line.against is not None else ""
+        against = difference_words(line.against, findings.unit) if line.against is not None else ""
         table.add_row(line.label, mean, against, verdict_word(line))
     return table

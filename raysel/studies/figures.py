@@ -21,7 +21,6 @@ WIDTH, HEIGHT = 640, 340
 LEFT, TOP, RIGHT, BOTTOM = 70, 12, 20, 44
 ROW = 30
 LABEL_CHARACTERS = 42
-MEASURE = "bits per byte"
 
 
 def conditions_figure(name: str, findings: Findings, axis: str) -> DataFigure:
@@ -43,10 +42,61 @@ def conditions_figure(name: str, findings: Findings, axis: str) -> DataFigure:
         for seed, of in sorted(line.condition.values.items())
     ]
     placed = all(row["across"] is not None for row in rows) and len({row["across"] for row in rows}) > 1
-    return DataFigure.of(name, rows, partial(_over, axis=axis) if placed else _in_rows)
+    draw = partial(_over, axis=axis, unit=findings.unit) if placed else partial(_in_rows, unit=findings.unit)
+    return DataFigure.of(name, rows, draw)
 
 
-def _in_rows(name: str, rows: Sequence[Row]) -> Markup:
+def front_figure(name: str, findings: Findings) -> DataFigure | None:
+    """What each condition has of both: the mean separability of what was chosen, and its coverage; None where the first
+    was not measured."""
+    rows: list[Row] = [
+        {
+            "condition": line.label,
+            "line": line.group,
+            "across": line.across,
+            "seed": seed,
+            "separability": separability,
+            "value": sum(line.condition.values[seed][lang] for lang in line.langs) / len(line.langs),
+        }
+        for line in findings.lines
+        for seed, separability in sorted(line.condition.separability.items())
+    ]
+    return DataFigure.of(name, rows, partial(_front, unit=findings.unit)) if rows else None
+
+
+def _front(name: str, rows: Sequence[Row], *, unit: str) -> Markup:
+    groups = list(dict.fromkeys(row["line"] for row in rows))
+    with drawing(WIDTH, HEIGHT) as figure:
+        axes = place(figure, LEFT, TOP, RIGHT, BOTTOM)
+        for number, group in enumerate(groups):
+            _front_line(axes, [row for row in rows if row["line"] == group], CATEGORICAL[number % len(CATEGORICAL)])
+        _measure_axis(axes, unit, across=False)
+        axes.set_xmargin(0.12)
+        axes.set_xlabel("mean separability of what was chosen (more is better)")
+        return inline(figure, name, f"{unit} against the mean separability of what was chosen")
+
+
+def _front_line(axes: Axes, rows: Sequence[Row], colour: str) -> None:
+    """Conditions of one kind: their seeds, and their means joined and named by their places."""
+    names = list(dict.fromkeys(row["condition"] for row in rows))
+    means = [
+        (_mean([row["separability"] for row in own]), _mean([row["value"] for row in own]))
+        for own in ([row for row in rows if row["condition"] == name] for name in names)
+    ]
+    axes.plot([row["separability"] for row in rows], [row["value"] for row in rows], ".", color=colour, markersize=4)
+    axes.plot(*zip(*means, strict=True), "o-", color=colour, markersize=6.5, linewidth=1.4, markeredgewidth=0)
+    placed = {row["condition"]: row["across"] for row in rows}
+    for name, at in zip(names, means, strict=True):
+        shown = axis_number(placed[name]) if placed[name] is not None else shorten(name, LABEL_CHARACTERS)
+        axes.annotate(shown, at, (6, 6), textcoords="offset points", color=colour)
+    axes.annotate(rows[0]["line"], means[0], (6, -14), textcoords="offset points", color=colour)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _in_rows(name: str, rows: Sequence[Row], *, unit: str) -> Markup:
     names = list(dict.fromkeys(row["condition"] for row in rows))
     shown = [shorten(one, LABEL_CHARACTERS) for one in names]
     left = 20 + PIXELS_PER_CHARACTER * max(len(one) for one in shown)
@@ -59,8 +109,8 @@ def _in_rows(name: str, rows: Sequence[Row]) -> Markup:
             _mark(axes, [row["value"] for row in own], at, own[0])
             if own[0]["compared_with"]:
                 axes.axvline(own[0]["mean"], color=LIGHT["before"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-        _measure_axis(axes, across=True)
-        return inline(figure, name, f"{MEASURE} of every condition")
+        _measure_axis(axes, unit, across=True)
+        return inline(figure, name, f"{unit} of every condition")
 
 
 def _mark(axes: Axes, values: Sequence[float], at: float, row: Row) -> None:
@@ -74,7 +124,7 @@ def _mark(axes: Axes, values: Sequence[float], at: float, row: Row) -> None:
               markerfacecolor=colour if filled else LIGHT["paper"], markeredgewidth=1.6)  # fmt: skip
 
 
-def _over(name: str, rows: Sequence[Row], *, axis: str) -> Markup:
+def _over(name: str, rows: Sequence[Row], *, axis: str, unit: str) -> Markup:
     groups = list(dict.fromkeys(row["line"] for row in rows))
     places = sorted({row["across"] for row in rows})
     logarithmic = places[0] > 0 and places[-1] / places[0] > 20
@@ -87,10 +137,10 @@ def _over(name: str, rows: Sequence[Row], *, axis: str) -> Markup:
         for number, group in enumerate(groups):
             own = [row for row in rows if row["line"] == group]
             _line(axes, own, CATEGORICAL[number % len(CATEGORICAL)], shift=number - (len(groups) - 1) / 2)
-        _measure_axis(axes, across=False)
+        _measure_axis(axes, unit, across=False)
         axes.set_xlabel(axis)
         _name_lines(axes, rows, groups)
-        return inline(figure, name, f"{MEASURE} over {axis}")
+        return inline(figure, name, f"{unit} over {axis}")
 
 
 def _line(axes: Axes, rows: Sequence[Row], colour: str, *, shift: float) -> None:
@@ -124,11 +174,11 @@ def _name_lines(axes: Axes, rows: Sequence[Row], groups: Sequence[str]) -> None:
                       color=CATEGORICAL[number % len(CATEGORICAL)], annotation_clip=False)  # fmt: skip
 
 
-def _measure_axis(axes: Axes, *, across: bool) -> None:
+def _measure_axis(axes: Axes, unit: str, *, across: bool) -> None:
     axis = axes.xaxis if across else axes.yaxis
     axes.grid(axis="x" if across else "y", color=LIGHT["grid"], linewidth=1)
     axes.set_axisbelow(True)
     (axes.set_xmargin if across else axes.set_ymargin)(0.08)
     axis.set_major_locator(MaxNLocator(5))
     axis.set_major_formatter(lambda value, _: axis_number(value))
-    axis.set_label_text(f"{MEASURE} (less is better)")
+    axis.set_label_text(f"{unit} (less is better)")

@@ -1,13 +1,14 @@
 """A study as one HTML page: the question, the answer, the figure, the controls, and where every number comes from."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from raysel.report.figure_data import Row, csv_uri, write_csv
 from raysel.report.html import environment
 from raysel.report.provenance import experiment_file
 from raysel.studies.analysis import Findings, Line
-from raysel.studies.figures import conditions_figure
+from raysel.studies.figures import conditions_figure, front_figure
 from raysel.studies.levelling import claim_words, of_lines, of_published, plateau_words
 from raysel.studies.published_figures import published_figure
 from raysel.studies.results import Condition
@@ -30,7 +31,8 @@ def study_page(
         "findings": findings,
         "conditions": conditions,
         "answer": answer(findings),
-        "control_words": control_words,
+        "control_words": partial(control_words, unit=findings.unit),
+        "front": front_figure("front", findings),
         "verdict_word": verdict_word,
         "figure": figure,
         "published": published_figure(study.published) if study.published is not None else None,
@@ -82,6 +84,7 @@ def by_condition(lines: Sequence[Line]) -> list[tuple[str, dict[str, Line]]]:
 def _sections(findings: Findings, study: Study) -> list[tuple[str, str]]:
     shown = {
         "conditions": ("Conditions", True),
+        "front": ("Two aims", study.small.measure == "coverage"),
         "levels": ("Where it levels off", study.compared.saturation),
         "published": ("In the paper", study.published),
         "controls": ("Controls", findings.outcomes),

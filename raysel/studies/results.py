@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+# Of both less is better.
+Measure = Literal["bits_per_byte", "coverage"]
+UNITS: dict[Measure, str] = {"bits_per_byte": "bits per byte", "coverage": "distance to the nearest chosen sample"}
 
 
 @dataclass(frozen=True)
 class Condition:
     """A point of the study. name: as its file calls it, or ""; control: the control that it belongs to, or None.
 
-    values: seed -> language -> value; addresses: seed -> the `results` artifact that its values are rows of; ended: of
-    a seed without values why not.
+    values: seed -> language -> value; addresses: seed -> the artifact that its values are rows of; missing: of a seed
+    without values why not. separability: seed -> mean over languages, of what was chosen, where that is measured.
     """
 
     number: int
@@ -20,6 +24,7 @@ class Condition:
     values: Mapping[int, Mapping[str, float]]
     addresses: Mapping[int, str] = field(default_factory=dict)
     missing: Mapping[int, str] = field(default_factory=dict)
+    separability: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:

@@ -9,6 +9,7 @@ from raysel.errors import UserError
 from raysel.experiment import explain, parse_yaml
 from raysel.models.settings import BaseModelSettings
 from raysel.settings import Section
+from raysel.studies.results import Measure
 from raysel.sweep.settings import Parameter
 
 FILES = files("raysel.studies") / "files"
@@ -74,13 +75,18 @@ class Compared(Section):
 
 
 class SmallForm(Section):
-    """The study on two cores in minutes: the conditions (`parameters` as a space has them, or `points` by their names),
-    each with every seed. experiment: changes to the shared small experiment. controls: own ones
-    beside the shared ones that are named. shows, cannot_show: what such a small model can tell, and what it cannot."""
+    """The study on two cores in minutes.
+
+    The conditions (`parameters` as a space has them, or `points` by their names), each with every seed. measure: bits
+    per byte after training; or the coverage of what is chosen (how far what was left out is from the nearest chosen
+    sample), for which nothing is trained. experiment: changes to the shared small experiment. controls: own ones beside
+    the shared ones that are named. shows, cannot_show: what such a small model can tell, and what it cannot.
+    """
 
     experiment: dict[str, Any] = {}
     parameters: dict[str, Parameter] = {}
     points: dict[str, dict[str, JsonValue]] = {}
+    measure: Measure = "bits_per_byte"
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0, 1, 2], min_length=1)
     corpora: dict[str, DerivedCorpus] = {}
     models: dict[str, StudyModel] = {}

@@ -8,7 +8,7 @@ from raysel.evaluation.intervals import t_interval
 from raysel.report.figure_data import read_csv
 from raysel.studies.analysis import Findings, analyse
 from raysel.studies.command import Plan, read_plan
-from raysel.studies.figures import conditions_figure
+from raysel.studies.figures import conditions_figure, front_figure
 from raysel.studies.levelling import of_lines, of_published, plateau_words
 from raysel.studies.page import study_page
 from raysel.studies.published_figures import published_figure
@@ -78,13 +78,13 @@ def test_controls_hold_or_do_not() -> None:
     assert [outcome.holds for outcome in found(planted=0.0).outcomes] == [False, True]
     # The planted effect must be for the better: one for the worse is not it.
     assert [outcome.holds for outcome in found(planted=1.0, permuted=-1.0).outcomes] == [False, False]
-    assert "though it should be not detected" in control_words(found(permuted=-1.0).outcomes[1])
+    assert "though it should be not detected" in control_words(found(permuted=-1.0).outcomes[1], "bits per byte")
 
 
 def test_the_verdict_says_what_is_clear_and_nothing_else() -> None:
     said = answer(found())
     assert said.startswith("Better than random: high by −0.500 bits per byte")
-    assert "1 of 2 conditions do not differ beyond the noise of the seeds" in said
+    assert "1 of 2 conditions does not differ beyond the noise of the seeds" in said
     assert answer(found(effect=0.0)).startswith("No condition differs beyond the noise")
     assert "Worse than random: high" in answer(found(effect=0.5))
 
@@ -113,7 +113,7 @@ def test_a_condition_without_a_seed_is_missing_and_said_to_be() -> None:
     assert [of.number for of in findings.missing] == [1, 3]
     assert findings.outcomes[0].holds is None
     assert findings.is_sensitive is None
-    assert "missing" in control_words(findings.outcomes[0])
+    assert "missing" in control_words(findings.outcomes[0], "bits per byte")
     with pytest.raises(ValueError, match="no condition"):
         analyse([some[3]], COMPARED, CONTROLS)
 
@@ -177,6 +177,16 @@ def test_a_figure_is_drawn_from_its_csv(name: str) -> None:
     assert figure.draw("f", read_csv(figure.csv)) == figure.svg
     other = [{**row, "mean": row["mean"] + 0.3} for row in figure.rows]
     assert figure.draw("f", other) != figure.svg
+
+
+def test_two_aims_are_drawn_against_each_other_and_from_their_csv() -> None:
+    plan = read_plan("pareto")
+    findings = analyse(invented(plan), plan.study.compared, plan.controls, plan.study.small.measure)
+    figure = front_figure("f", findings)
+    assert figure is not None
+    assert figure.draw("f", read_csv(figure.csv)) == figure.svg
+    assert "distance to the nearest chosen sample" in answer(findings)
+    assert front_figure("f", found()) is None
 
 
 @pytest.mark.parametrize("name", ["selectors", "language-strategy", "language-count", "monolingual", "transfer"])

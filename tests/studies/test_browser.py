@@ -15,7 +15,7 @@ def page_of(name: str, folder: Path) -> Path:
     plan = read_plan(name)
     values = invented(plan)
     file = folder / f"{name}.html"
-    findings = analyse(values, plan.study.compared, plan.controls)
+    findings = analyse(values, plan.study.compared, plan.controls, plan.study.small.measure)
     file.write_text(study_page(name, plan.study, findings, values, plan.data), encoding="utf-8")
     return file
 
@@ -25,6 +25,6 @@ def test_a_study_holds_what_every_page_does(browser: Browser, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["curriculum", "selectors"])  # rows of conditions; lines and published rows
+@pytest.mark.parametrize("name", ["curriculum", "selectors", "pareto"])  # rows; lines, published rows; two aims
 def test_other_studies_hold_it_too(name: str, browser: Browser, tmp_path: Path) -> None:
     check_page(browser, page_of(name, tmp_path))

@@ -13,7 +13,7 @@ from raysel.studies.settings import StudyError, load_shared, load_study, names
 ASKED = {
     "separability-band", "rho", "selectors", "curriculum", "proxy", "cross-model", "dataset-transfer", "translation",
     "language-count", "language-strategy", "feature-ablation", "monolingual", "transfer", "pretrain-overlap",
-    "pretrain-controlled",
+    "pretrain-controlled", "pareto",
 }  # fmt: skip
 DEMO_LANGUAGES = {"ar", "de", "el", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "vi", "zh"}
 

@@ -1,0 +1,44 @@
+"""Conditions of which only the choice is measured: how separable it is and how well it covers the rest, by language."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from raysel.experiment import Experiment
+from raysel.interruption import raise_if_interrupted
+from raysel.runner import run_on
+from raysel.store import Artifact, Store
+from raysel.studies.results import Condition
+from raysel.sweep.trials import Search, shown
+
+
+def measured_choices(
+    search: Search, conditions: Sequence[Condition], store: Store, cluster: Any, console: Console
+) -> list[Condition]:
+    """The conditions with the coverage and the separability of what each chooses, one after another: without a training
+    they take seconds, and share nearly everything."""
+    found = []
+    for condition, point in zip(conditions, search.space.points, strict=True):
+        values: dict[int, dict[str, float]] = {}
+        separability: dict[int, float] = {}
+        addresses: dict[int, str] = {}
+        for seed in search.seeds:
+            experiment = search.trial(point, seed, name=f"{search.name}-{condition.number:02d}-{seed}")
+            artifact = run_on(cluster, experiment, store, Console(quiet=True), until="diversity")["diversity"]
+            rows = cluster.run_task(_of_choice, artifact, experiment)
+            values[seed] = {row["lang"]: row["coverage"] for row in rows}
+            separability[seed] = sum(row["separability"] for row in rows) / len(rows)
+            addresses[seed] = artifact.address
+            raise_if_interrupted()
+        console.print(f"measured: {shown(condition.parameters)}", highlight=False, markup=False)
+        found.append(replace(condition, values=values, addresses=addresses, separability=separability))
+    return found
+
+
+def _of_choice(artifact: Artifact, experiment: Experiment) -> list[dict[str, Any]]:
+    """Ray task: what the table `diversity` says of the experiment's own choice, by language."""
+    own = (experiment.selection.method, experiment.selection.candidates)
+    rows = artifact.read("diversity").to_pylist()
+    return [row for row in rows if (row["method"], row["candidates"]) == own and row["lang"] is not None]
