@@ -1,11 +1,11 @@
 """What a study's values say: every condition beside what it is compared with, and whether the controls hold. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysel.evaluation.intervals import Interval, t_interval
-from raysel.studies.contrasts import Contrast, contrast
+from raysel.studies.contrasts import Contrast, Trend, contrast, corrected, trend
 from raysel.studies.results import UNITS, Condition, Measure, languages
 from raysel.studies.settings import Compared, Control
 
@@ -47,7 +47,9 @@ class Outcome:
 @dataclass(frozen=True)
 class Findings:
     """langs: those that every condition has a value in, of which the means are. unit: of the values. reference: what is
-    compared with, in words; "" where nothing is."""
+    compared with, in words; "" where nothing is. dropped: languages with a value in some conditions only; ungrouped:
+    those that are in none of the study's groups. trends: by group of lines, over at least three places.
+    """
 
     langs: list[str]
     unit: str
@@ -55,6 +57,9 @@ class Findings:
     lines: list[Line]
     missing: list[Condition]
     outcomes: list[Outcome]
+    dropped: list[str] = field(default_factory=list)
+    ungrouped: list[str] = field(default_factory=list)
+    trends: Mapping[str, Trend] = field(default_factory=dict)
 
     @property
     def is_sensitive(self) -> bool | None:
@@ -85,12 +90,41 @@ def analyse(
     asked = [condition for condition in whole if condition.control is None]
     groups = {name: [lang for lang in own if lang in langs] for name, own in compared.groups.items()} or {"": langs}
     lines = [_line(condition, asked, compared, own, name) for name, own in groups.items() if own for condition in asked]
+    lines = sorted(_with_corrected(lines), key=_place)
     outcomes = [
         _outcome(name, of, [one for one in conditions if one.control == name], langs) for name, of in controls.items()
     ]
-    missing = [condition for condition in conditions if not condition.is_whole]
-    reference = _reference_words(lines, compared)
-    return Findings(langs, UNITS[measure], reference, sorted(lines, key=_place), missing, outcomes)
+    anywhere = {lang for condition in whole for of in condition.values.values() for lang in of}
+    return Findings(
+        langs,
+        UNITS[measure],
+        _reference_words(lines, compared),
+        lines,
+        [condition for condition in conditions if not condition.is_whole],
+        outcomes,
+        dropped=sorted(anywhere - set(languages(whole))),
+        ungrouped=sorted(set(langs) - {lang for own in groups.values() for lang in own}),
+        trends=_trends(lines),
+    )
+
+
+def _with_corrected(lines: Sequence[Line]) -> list[Line]:
+    """The lines, their contrasts corrected for how many there are."""
+    found = iter(corrected([line.against for line in lines if line.against is not None]))
+    return [line if line.against is None else replace(line, against=next(found)) for line in lines]
+
+
+def _trends(lines: Sequence[Line]) -> dict[str, Trend]:
+    found = {}
+    for group in dict.fromkeys(line.group for line in lines):
+        own = [line for line in lines if line.group == group]
+        if len(own) >= 3 and len({line.across for line in own}) == len(own) and own[0].across is not None:
+            levels = [
+                {seed: {lang: of[lang] for lang in line.langs} for seed, of in line.condition.values.items()}
+                for line in own
+            ]
+            found[group] = trend(levels)
+    return found
 
 
 def _line(

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from raysel.errors import UserError
 from raysel.experiment import Experiment
 from raysel.interruption import raise_if_interrupted
 from raysel.runner import run_on
@@ -24,17 +25,28 @@ def measured_choices(
         values: dict[int, dict[str, float]] = {}
         separability: dict[int, float] = {}
         addresses: dict[int, str] = {}
+        missing: dict[int, str] = {}
         for seed in search.seeds:
             experiment = search.trial(point, seed, name=f"{search.name}-{condition.number:02d}-{seed}")
-            artifact = run_on(cluster, experiment, store, Console(quiet=True), until="diversity")["diversity"]
+            try:
+                artifact = run_on(cluster, experiment, store, Console(quiet=True), until="diversity")["diversity"]
+            except UserError as error:
+                missing[seed] = str(error)
+                continue
             rows = cluster.run_task(_of_choice, artifact, experiment)
-            values[seed] = {row["lang"]: row["coverage"] for row in rows}
+            values[seed] = {row["lang"]: _of_left_out(row) for row in rows}
             separability[seed] = sum(row["separability"] for row in rows) / len(rows)
             addresses[seed] = artifact.address
             raise_if_interrupted()
         console.print(f"measured: {shown(condition.parameters)}", highlight=False, markup=False)
-        found.append(replace(condition, values=values, addresses=addresses, separability=separability))
+        found.append(replace(condition, values=values, addresses=addresses, missing=missing, separability=separability))
     return found
+
+
+def _of_left_out(row: dict[str, Any]) -> float:
+    """The table has the mean distance over all rows, 0 for those that were chosen."""
+    left_out = row["corpus_rows"] - row["n"]
+    return float(row["coverage"] * row["corpus_rows"] / left_out) if left_out else 0.0
 
 
 def _of_choice(artifact: Artifact, experiment: Experiment) -> list[dict[str, Any]]:

@@ -17,13 +17,14 @@ from raysel.experiment import checked, resolve_paths
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
 from raysel.output import quiet_process
 from raysel.report.formats import decimal
-from raysel.store import Store
+from raysel.store import Artifact, Store
 from raysel.studies.analysis import Findings, analyse
 from raysel.studies.choices import measured_choices
-from raysel.studies.made import Made, named_in, with_paths
+from raysel.studies.levelling import of_lines
+from raysel.studies.made import READING, SCHEME, Made, named_in, replaced, with_paths, with_reading
 from raysel.studies.page import study_page
 from raysel.studies.results import Condition
-from raysel.studies.settings import FILES, Control, SmallForm, Study, load_shared, load_study, names
+from raysel.studies.settings import FILES, Control, SmallForm, Study, StudyError, load_shared, load_study, names
 from raysel.studies.verdict import answer, control_words, difference_words, verdict_word
 from raysel.sweep.records import TrialRecord
 from raysel.sweep.settings import Space
@@ -62,7 +63,7 @@ class Plan:
         """The trials, once it is known where everything is that was made."""
         data = with_paths(self.data, paths)
         experiment = checked(data, where=f"study {self.name}")
-        space = self.space([with_paths(of.parameters, paths) for of in self.conditions])
+        space = self.space([with_paths(with_reading(of.parameters), paths) for of in self.conditions])
         dump = experiment.model_dump(mode="json")
         search = Search(data, experiment, space, Path(self.name), Path(str(FILES)) / f"{self.name}.yaml", dump)
         search.check()
@@ -75,16 +76,56 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     form = study.small
     data = merged(shared.experiment, form.experiment) | {"name": "study", "storage": str(Path.cwd() / "out")}
     resolve_paths(data, Path(str(FILES)), overrides)
-    supposed = Made(name, data, Store(data["storage"]), shared.corpora | form.corpora, shared.models | form.models)
-    experiment = checked(with_paths(data, supposed.supposed()), where=f"study {name}")
-    dump = experiment.model_dump(mode="json")
+    if "://" in data["storage"]:
+        raise StudyError(
+            f"study {name}: storage {data['storage']!r} is no folder, and the models that it makes need one"
+        )
+    store = Store(data["storage"])
+    made = Made(name, data, store, shared.corpora | form.corpora, shared.models | form.models)
+    if form.corpus is not None:
+        data = replaced(data, {**READING, "corpus.path": f"{SCHEME}corpus/{form.corpus}"})
+    experiment = checked(with_paths(data, made.supposed()), where=f"study {name}")
     controls = {key: shared.controls[key] for key in form.shared_controls} | form.controls
-    asked: list[tuple[str, Point, str | None]] = [(name, point, None) for name, point in _points(form, dump)]
+    asked: list[tuple[str, Point, str | None]] = [
+        (name, point, None) for name, point in _points(form, experiment.model_dump(mode="json"))
+    ]
+    _refuse_what_the_study_decides(name, [point for _, point, _ in asked], overrides)
     asked += [("", dict(point), key) for key, of in controls.items() for point in (of.first, of.second)]
     conditions = [Condition(number, *of, values={}) for number, of in enumerate(asked)]
-    plan = Plan(name, study, data, conditions, controls, supposed)
-    plan.search(supposed.supposed())
+    plan = Plan(name, study, data, conditions, controls, made)
+    plan.search(made.supposed())
     return plan
+
+
+def _refuse_what_the_study_decides(name: str, points: Sequence[Point], overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        varied = points and all(key in point for point in points)
+        if varied or key in ("name", "seed"):
+            why = "its conditions are made of it" if varied else "it has a name and seeds of its own"
+            raise StudyError(f"--set {override!r}: study {name} decides {key} itself, {why}; a sweep can vary anything")
+
+
+def _refuse_another_corpus(plan: Plan, corpus: Artifact) -> None:
+    """`StudyError` where the study asks of languages that the corpus does not have."""
+    there = set(corpus.summary["languages"])
+    compared, form = plan.study.compared, plan.study.small
+    needed = {*compared.languages, *plan.data.get("languages", {}).get("chosen", [])}
+    for of in plan.conditions:
+        needed.update(of.parameters.get("languages.chosen", []))
+    for name in {key.removeprefix(f"{SCHEME}corpus/") for key in plan.wanted()} & form.corpora.keys():
+        needed.update(form.corpora[name].languages)
+    empty = [name for name, langs in compared.groups.items() if not there & set(langs)]
+    if missing := sorted(needed - there):
+        raise StudyError(
+            f"study {plan.name} asks of {', '.join(missing)}, which the corpus does not have; it has "
+            f"{', '.join(sorted(there))}. Take another study, or a sweep over an experiment of your own"
+        )
+    if empty:
+        raise StudyError(
+            f"study {plan.name} compares the languages '{empty[0]}' ({', '.join(compared.groups[empty[0]])}), and the "
+            f"corpus has none of them; it has {', '.join(sorted(there))}"
+        )
 
 
 def _points(form: SmallForm, dump: Mapping[str, Any]) -> list[tuple[str, Point]]:
@@ -118,7 +159,7 @@ def run_study(name: str, overrides: Sequence[str] = ()) -> int:
         console.print(f"output of Ray, DeepSpeed and their workers: {log}", style="dim", highlight=False)
         with remembered_interrupts():
             conditions = _run(plan, store, console)
-        _report(plan, store, conditions, console)
+        _report(plan, store, conditions, overrides, console)
     return 0
 
 
@@ -141,6 +182,7 @@ def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
     with ExitStack() as open_until_done:
         settings = checked(with_paths(plan.data, plan.made.supposed()), where=plan.run_name).cluster
         cluster = open_until_done.enter_context(Cluster(settings.address, settings.num_cpus))
+        _refuse_another_corpus(plan, plan.made.own_corpus(cluster, console))
         plan.made.make(sorted(plan.wanted()), cluster, console)
         search = plan.search(plan.made.paths)
         if plan.study.small.measure == "coverage":
@@ -150,10 +192,6 @@ def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
         live = open_until_done.enter_context(LiveTrials(console))
         tune_trials(progress, live.show, lambda record: live.ended(record, progress))
         raise_if_interrupted()
-        if not progress.ranking():
-            reasons = [f"  {shown(of.parameters)}: {of.reason}" for of in progress.ended.values() if of.reason]
-            listed = "\n".join(reasons[:5])
-            raise IncompleteError(f"no condition of the study came to an end with every seed; what did not:\n{listed}")
         found: list[Condition] = cluster.run_task(
             _gather, store, plan.conditions, search, list(progress.ended.values())
         )
@@ -197,7 +235,9 @@ def _tell_question(plan: Plan, console: Console) -> None:
     )
 
 
-def _report(plan: Plan, store: Store, conditions: Sequence[Condition], console: Console) -> None:
+def _report(
+    plan: Plan, store: Store, conditions: Sequence[Condition], overrides: Sequence[str], console: Console
+) -> None:
     folder = run_folder(plan.run_name)
     store.write_json(
         f"{folder}/study.json",
@@ -209,24 +249,35 @@ def _report(plan: Plan, store: Store, conditions: Sequence[Condition], console: 
                 "values": {str(seed): dict(found) for seed, found in of.values.items()},
                 "results": {str(seed): address for seed, address in of.addresses.items()},
                 "missing": {str(seed): why for seed, why in of.missing.items()},
+                "separability": {str(seed): value for seed, value in of.separability.items()},
             }
             for of in conditions
         ],
     )
+    if not any(of.is_whole for of in conditions if of.control is None):
+        reasons = [f"  {of.name or shown(of.parameters)}: {why}" for of in conditions for why in of.missing.values()]
+        listed = "\n".join(dict.fromkeys(reasons[:5]))
+        raise IncompleteError(f"no condition of the study came to an end with every seed; what did not:\n{listed}")
     findings = analyse(conditions, plan.study.compared, plan.controls, plan.study.small.measure)
-    page = study_page(plan.name, plan.study, findings, conditions, plan.data)
+    page = study_page(plan.name, plan.study, findings, conditions, plan.data, overrides)
     store.write_bytes(f"{folder}/report.html", page.encode())
     console.print(conditions_table(findings))
     for outcome in findings.outcomes:
         console.print(f"control {outcome.name}: {control_words(outcome, findings.unit)}", highlight=False, markup=False)
-    console.print(answer(findings), style="bold", highlight=False, markup=False)
+    for of in findings.missing:
+        why = "; ".join(dict.fromkeys(of.missing.values())) or "was not run"
+        console.print(
+            f"missing: {of.name or shown(of.parameters)}: {why}", style="yellow", markup=False, highlight=False
+        )
+    levelled = of_lines(findings.lines) if plan.study.compared.saturation else []
+    console.print(answer(findings, levelled), style="bold", highlight=False, markup=False)
     console.print(f"it cannot show {plan.study.small.cannot_show}", highlight=False, markup=False)
     console.print(f"report: {store.shown(f'{folder}/report.html')}", highlight=False, markup=False)
 
 
 def conditions_table(findings: Findings) -> Table:
     table = Table("condition", box=None)
-    for heading in (findings.unit, f"less {findings.reference}", "verdict"):
+    for heading in (findings.unit, f"difference from {findings.reference or 'nothing'}", "verdict"):
         table.add_column(heading, justify="right")
     for line in findings.lines:
         mean = f"{decimal(line.mean.value)} [{decimal(line.mean.low)}, {decimal(line.mean.high)}]"

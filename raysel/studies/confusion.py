@@ -1,10 +1,12 @@
 """A planted fault: samples that answer in another language. Selection by language separability must leave them out."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysel.seeding import draw
+
+Row = Mapping[str, Any]
 
 
 def confused(rows: Sequence[dict[str, Any]], share: float, *, seed: int) -> list[dict[str, Any]]:
@@ -14,22 +16,33 @@ def confused(rows: Sequence[dict[str, Any]], share: float, *, seed: int) -> list
     Which rows and whose responses depends on their ids, the languages and `seed` alone. Raises ValueError for rows of
     one language.
     """
-    by_item: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: str(row["id"])):
-        for key in (("item", row["source"], row["task"], row["group"]), ("task", row["task"]), ("any",)):
-            if key[0] != "item" or row["group"] is not None:
-                by_item[key].append(row)
     if len({row["lang"] for row in rows}) < 2:
         raise ValueError("responses in another language need a corpus of at least two languages")
+    of: dict[Any, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in sorted(rows, key=lambda row: str(row["id"])):
+        for key in _keys(row):
+            of[key][row["lang"]].append(row)
     found = []
     for row in rows:
-        if draw(seed, f"confused {row['id']}") >= share:
-            found.append(row)
-            continue
-        keys = (("item", row["source"], row["task"], row["group"]), ("task", row["task"]), ("any",))
-        others = next(
-            of for key in keys if (of := [other for other in by_item.get(key, []) if other["lang"] != row["lang"]])
-        )
-        taken = others[int(draw(seed, f"response for {row['id']}") * len(others))]
-        found.append({**row, "response": taken["response"]})
+        if draw(seed, f"confused {row['id']}") < share:
+            langs = next(of[key] for key in _keys(row) if len(of[key]) > 1)
+            row = {**row, "response": _drawn(langs, row["lang"], draw(seed, f"response for {row['id']}"))["response"]}
+        found.append(row)
     return found
+
+
+def _keys(row: Row) -> list[Any]:
+    """What a row has in common with others, the closest first."""
+    item = [("item", row["source"], row["task"], row["group"])] if row["group"] is not None else []
+    return [*item, ("task", row["task"]), ("any",)]
+
+
+def _drawn(langs: Mapping[str, list[Row]], own: str, unit: float) -> Row:
+    """One of the rows that are not of the language `own`, by a number in [0, 1)."""
+    others = {lang: rows for lang, rows in sorted(langs.items()) if lang != own}
+    at = int(unit * sum(map(len, others.values())))
+    for rows in others.values():
+        if at < len(rows):
+            return rows[at]
+        at -= len(rows)
+    raise ValueError(f"no row is in another language than {own}")

@@ -154,6 +154,19 @@ def _verdict(mean: float, p: float) -> Verdict:
     return "lower" if mean < 0 else "higher"
 
 
+def corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """The contrasts of one study: the p of their means over languages corrected (Holm) over all of them, with verdicts
+    and the least difference that would have been found accordingly."""
+    tests = sum(of.overall.p is not None for of in contrasts)
+    found = []
+    for of, overall in zip(contrasts, _corrected([of.overall for of in contrasts]), strict=True):
+        error = overall.interval.error
+        if overall.p is not None and error is not None:
+            overall = replace(overall, detectable=detectable_over_seeds(error, len(of.seeds), tests=tests))
+        found.append(replace(of, overall=overall))
+    return found
+
+
 def _corrected(differences: Sequence[Difference]) -> list[Difference]:
     corrected = iter(holm([of.p for of in differences if of.p is not None]))
     found = []

@@ -136,14 +136,14 @@ def _over(name: str, rows: Sequence[Row], *, axis: str, unit: str) -> Markup:
         axes.set_xticks(places, [axis_number(at) for at in places])
         for number, group in enumerate(groups):
             own = [row for row in rows if row["line"] == group]
-            _line(axes, own, CATEGORICAL[number % len(CATEGORICAL)], shift=number - (len(groups) - 1) / 2)
+            _line(axes, own, CATEGORICAL[number % len(CATEGORICAL)])
         _measure_axis(axes, unit, across=False)
         axes.set_xlabel(axis)
         _name_lines(axes, rows, groups)
         return inline(figure, name, f"{unit} over {axis}")
 
 
-def _line(axes: Axes, rows: Sequence[Row], colour: str, *, shift: float) -> None:
+def _line(axes: Axes, rows: Sequence[Row], colour: str) -> None:
     first = {row["across"]: row for row in rows}
     at = sorted(first)
     axes.plot(at, [first[x]["mean"] for x in at], "-", color=colour, linewidth=1.6, zorder=3)

@@ -5,16 +5,17 @@ An experiment names them as `made://corpus/NAME` and `made://model/NAME`.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from raysel.errors import UserError
-from raysel.execution import local_scratch, run_folder
+from raysel.execution import run_folder
 from raysel.experiment import checked
 from raysel.runner import run_on
 from raysel.seeding import draw
-from raysel.store import Artifact, Store
+from raysel.store import Artifact, Store, digest
 from raysel.studies.confusion import confused
 from raysel.studies.settings import DerivedCorpus, StudyModel
 from raysel.studies.translation import translations
@@ -22,8 +23,12 @@ from raysel.studies.translation import translations
 SCHEME = "made://"
 
 
+# A derived corpus is written with raysel's own columns, whatever the experiment's own corpus has.
+READING: dict[str, Any] = {"corpus.preset": None, "corpus.columns": {}, "corpus.lang_from": None}
+
+
 class Made:
-    """Makes what is asked for, once. data: the study's experiment as a mapping, which may name what is made."""
+    """Makes what is asked for, once. data: the study's experiment as a mapping, over its own corpus."""
 
     def __init__(
         self,
@@ -36,11 +41,20 @@ class Made:
         self.study, self.data, self.store = study, data, store
         self.corpora, self.models = corpora, models
         self.paths: dict[str, str] = {}
+        self.own: Artifact | None = None
 
     def supposed(self) -> dict[str, str]:
         """Where everything would be: for checks before anything is made."""
         kinds = {"corpus": self.corpora, "model": self.models}
         return {f"{SCHEME}{kind}/{name}": f"/{kind}/{name}" for kind, of in kinds.items() for name in of}
+
+    def own_corpus(self, cluster: Any, console: Console) -> Artifact:
+        """The artifact of the experiment's own corpus."""
+        if self.own is None:
+            data = _with_base(self.data, {}) | {"name": f"study-{self.study}-corpus"}
+            experiment = checked(data, where=f"study {self.study}")
+            self.own = run_on(cluster, experiment, self.store, console, until="corpus")["corpus"]
+        return self.own
 
     def make(self, wanted: Sequence[str], cluster: Any, console: Console) -> None:
         """wanted: names as `named_in` gives them."""
@@ -52,31 +66,25 @@ class Made:
 
     def _corpus(self, name: str, cluster: Any, console: Console) -> str:
         console.print(f"corpus {name}:", highlight=False, markup=False)
-        plain = replaced(self.data, {"corpus.path": self._own_corpus()}) | {"name": f"study-{self.study}-corpus"}
-        experiment = checked(_with_base(plain, {}), where=f"study {self.study}")
-        corpus = run_on(cluster, experiment, self.store, console, until="corpus")["corpus"]
-        file = f"{run_folder(f'study-{self.study}')}/corpora/{name}.jsonl"
-        seed = experiment.corpus.seed if experiment.corpus.seed is not None else experiment.seed
-        cluster.run_task(_write_corpus, self.store, corpus, self.corpora[name], seed, file)
-        return self.store.full(file) if self.store.is_local else f"{self.store.uri}/{file}"
-
-    def _own_corpus(self) -> str:
-        path = str(self.data.get("corpus", {}).get("path"))
-        if path.startswith(SCHEME):
-            raise UserError(f"study {self.study}: corpus.path is {path}; derived corpora are made from another one")
-        return path
+        own, of = self.own_corpus(cluster, console), self.corpora[name]
+        # Another corpus or another way to derive it is another file, and a run that reads the first still can.
+        which = digest([own.fingerprint, of.model_dump()])[:12]
+        file = f"{run_folder(f'study-{self.study}')}/corpora/{name}-{which}.jsonl"
+        seed = self.data["corpus"].get("seed")
+        cluster.run_task(_write_corpus, self.store, own, of, self.data.get("seed", 0) if seed is None else seed, file)
+        return self.store.full(file)
 
     def _model(self, name: str, cluster: Any, console: Console) -> str:
         console.print(f"base model {name}:", highlight=False, markup=False)
-        of = self.models[name]
-        corpus = f"{SCHEME}corpus/{of.corpus}" if of.corpus is not None else self._own_corpus()
-        if corpus.startswith(SCHEME):
-            self.make([corpus], cluster, console)
-        data = replaced(self.data, {"corpus.path": self.paths.get(corpus, corpus)})
+        of, data = self.models[name], self.data
+        if of.corpus is not None:
+            derived = f"{SCHEME}corpus/{of.corpus}"
+            self.make([derived], cluster, console)
+            data = replaced(data, {**READING, "corpus.path": self.paths[derived]})
         data = _with_base(data, of.base.model_dump(exclude_unset=True)) | {"name": f"study-{self.study}-model-{name}"}
         experiment = checked(data, where=f"study {self.study}, model {name}")
         artifact = run_on(cluster, experiment, self.store, console, until="base_model")["base_model"]
-        return str(artifact.local_folder("model", local_scratch(self.store, f"study-{self.study}") / "models"))
+        return str(artifact.local_folder("model", Path(self.store.full(run_folder(f"study-{self.study}")))))
 
 
 def named_in(value: Any) -> Iterator[str]:
@@ -86,6 +94,12 @@ def named_in(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from named_in(inner)
+
+
+def with_reading(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point that names a derived corpus, with how that is read."""
+    path = point.get("corpus.path")
+    return {**point, **READING} if isinstance(path, str) and path.startswith(SCHEME) else dict(point)
 
 
 def with_paths(value: Any, paths: Mapping[str, str]) -> Any:
@@ -105,10 +119,8 @@ def replaced(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def _with_base(data: Mapping[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """The experiment of a base model, which is made alone and may have all the CPUs, and of nothing that needs
-    another."""
-    training = {key: value for key, value in data.get("training", {}).items() if key != "cpus_per_worker"}
-    only = {"embedding": {}, "languages": {}, "mixture": {}, "selection": {}, "training": training}
+    """The experiment of a base model, and of nothing that needs another."""
+    only: dict[str, Any] = {"embedding": {}, "languages": {}, "mixture": {}, "selection": {}}
     return {**data, **only, "model": {"base": {"seed": 0} | base}}
 
 

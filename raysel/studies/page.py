@@ -18,25 +18,33 @@ from raysel.sweep.trials import shown
 
 
 def study_page(
-    name: str, study: Study, findings: Findings, conditions: Sequence[Condition], experiment: Mapping[str, Any]
+    name: str,
+    study: Study,
+    findings: Findings,
+    conditions: Sequence[Condition],
+    experiment: Mapping[str, Any],
+    overrides: Sequence[str] = (),
 ) -> str:
-    """The page; the same text for the same study. experiment: what all its trials share, as an experiment file says."""
+    """The page; the same text for the same study. experiment: what all its trials share, as an experiment file says;
+    overrides: what was changed of it, as `key=value`."""
     compared = study.compared
     axis = compared.named.get(compared.across, compared.across) if compared.across is not None else ""
     figure = conditions_figure("conditions", findings, axis)
+    levelled = of_lines(findings.lines) if compared.saturation else []
     context: dict[str, Any] = {
         "name": name,
         "study": study,
         "form": study.small,
         "findings": findings,
         "conditions": conditions,
-        "answer": answer(findings),
+        "answer": answer(findings, levelled),
+        "overrides": list(overrides),
         "control_words": partial(control_words, unit=findings.unit),
         "front": front_figure("front", findings),
         "verdict_word": verdict_word,
         "figure": figure,
         "published": published_figure(study.published) if study.published is not None else None,
-        "levelled": of_lines(findings.lines) if compared.saturation else [],
+        "levelled": levelled,
         "published_levels": of_published() if compared.saturation else [],
         "plateau_words": plateau_words,
         "claim_words": claim_words,
@@ -62,6 +70,7 @@ def value_rows(conditions: Sequence[Condition], langs: Sequence[str]) -> list[Ro
             "seed": seed,
             "mean": sum(values[lang] for lang in langs) / len(langs),
             **{lang: values[lang] for lang in langs},
+            "separability": of.separability.get(seed),
             "results": of.addresses[seed],
         }
         for of in conditions

@@ -96,20 +96,6 @@ def relative_to_english(values: Mapping[str, float]) -> float:
     return others / english
 
 
-def bits_relative_to_english(bits: Mapping[str, float]) -> float:
-    """English / the mean of the other languages, of bits per byte, of which less is better.
-
-    The inverse of the ratio of a metric, so that both are below 1 where the others are worse than English, and rise
-    where they catch up. Its level says little: UTF-8 writes the same text in up to three times as many bytes in
-    another script. Only its changes between checkpoints on the same texts mean something. Raises as
-    `relative_to_english`, and where the others' mean is not above 0.
-    """
-    others, english = _apart(bits)
-    if others <= 0:
-        raise UserError(f"the mean bits per byte beside English are {others:g}: a ratio needs more than 0")
-    return english / others
-
-
 def _apart(values: Mapping[str, float]) -> tuple[float, float]:
     others = [value for lang, value in values.items() if lang != "en"]
     if "en" not in values or not others:

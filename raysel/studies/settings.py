@@ -79,7 +79,8 @@ class SmallForm(Section):
 
     The conditions (`parameters` as a space has them, or `points` by their names), each with every seed. measure: bits
     per byte after training; or the coverage of what is chosen (how far what was left out is from the nearest chosen
-    sample), for which nothing is trained. experiment: changes to the shared small experiment. controls: own ones beside
+    sample, over the vectors), for which nothing is trained. corpus: the derived corpus that the conditions are of (left
+    open: the experiment's own). experiment: changes to the shared small experiment. controls: own ones beside
     the shared ones that are named. shows, cannot_show: what such a small model can tell, and what it cannot.
     """
 
@@ -87,6 +88,7 @@ class SmallForm(Section):
     parameters: dict[str, Parameter] = {}
     points: dict[str, dict[str, JsonValue]] = {}
     measure: Measure = "bits_per_byte"
+    corpus: str | None = None
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0, 1, 2], min_length=1)
     corpora: dict[str, DerivedCorpus] = {}
     models: dict[str, StudyModel] = {}

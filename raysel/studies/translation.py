@@ -18,7 +18,7 @@ def translations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         other = english.get(_item(row)) if row["lang"] != PIVOT else None
         if other is not None:
-            found += [_pair(other, row, row["lang"]), _pair(row, other, row["lang"])]
+            found += [_pair(other, row), _pair(row, other)]
     return found
 
 
@@ -26,7 +26,7 @@ def _item(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["source"], row["task"], row["group"]
 
 
-def _pair(given: dict[str, Any], wanted: dict[str, Any], other: str) -> dict[str, Any]:
+def _pair(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     ask = f"Translate into {language_name(wanted['lang'])}:\n{given['prompt']}"
-    named = f"{given['lang']}-{wanted['lang']}-{wanted['id']}-{other}"
+    named = f"{given['id']} to {wanted['id']}"
     return {**wanted, "id": named, "prompt": ask, "response": wanted["prompt"], "history": None}

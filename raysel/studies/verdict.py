@@ -3,70 +3,87 @@
 from collections.abc import Sequence
 
 from raysel.report.formats import decimal
-from raysel.studies.analysis import CLEAR, Findings, Line, Outcome
+from raysel.studies.analysis import Findings, Line, Outcome
 from raysel.studies.contrasts import Contrast
+from raysel.studies.levelling import Levelled, plateau_words
 
 DIGITS = 3
 # Of many conditions so many are named; all are in the table.
 MOST_NAMED = 3
 
 
-def answer(findings: Findings) -> str:
-    """What came out, in one or two sentences."""
-    if findings.is_sensitive is False:
-        unseen = [
-            outcome.of.what for outcome in findings.outcomes if outcome.of.expected == "detected" and not outcome.holds
-        ]
+def answer(findings: Findings, levelled: Sequence[Levelled] = ()) -> str:
+    """What came out, in a few sentences. levelled: where its curves level off, where that was asked."""
+    unseen = [of.of.what for of in findings.outcomes if of.of.expected == "detected" and not of.holds]
+    if unseen:
         return (
-            "This run cannot tell: an effect that is known to be there was not seen "
+            "This run cannot tell: an effect that is known to be there was not seen, or its control is missing "
             f"({'; '.join(unseen)}). What the conditions differ by, or not, says nothing."
         )
-    found = _compared(findings)
-    if findings.is_specific is False:
-        found += " But a difference was seen where there can be none, so that differences of its size say nothing."
-    return found
+    found = [_compared(findings)]
+    found += [f"{_head(of.name)}{plateau_words(of)} samples per language." for of in levelled]
+    if findings.missing:
+        lost = len(findings.missing)
+        found.append(f"{lost} condition{'s are' if lost > 1 else ' is'} missing.")
+    seen = [of for of in findings.outcomes if of.of.expected == "not detected"]
+    if any(of.holds is False for of in seen):
+        found.append(
+            "But a difference was seen where there can be none, as happens by chance in one of twenty such runs: "
+            "differences of its size say nothing."
+        )
+    if any(of.holds is None for of in seen):
+        found.append("Whether differences are seen where there can be none is not known: that control is missing.")
+    return " ".join(found)
 
 
 def _compared(findings: Findings) -> str:
     compared = [line for line in findings.lines if line.against is not None]
     if not compared:
-        return _range(findings.lines, findings.unit)
+        lost = f"{findings.reference} is missing, and there" if findings.reference else "There"
+        return f"{lost} is nothing to compare the conditions with."
     groups = list(dict.fromkeys(line.group for line in compared))
     if len(groups) > 1 or any(line.across is not None for line in compared):
         return " ".join(
-            _best_of(group, [line for line in compared if line.group == group], findings.reference, findings.unit)
-            for group in groups
+            _of_group(group, [line for line in compared if line.group == group], findings) for group in groups
         )
-    better, worse = (_clear(compared, verdict) for verdict in CLEAR)
-    found = [f"Better than {findings.reference}: {_listed(better, findings.unit)}."] if better else []
-    found += [f"Worse than {findings.reference}: {_listed(worse, findings.unit)}."] if worse else []
-    unclear = [line for line in compared if line not in better and line not in worse]
-    if unclear:
-        verb = "does" if len(unclear) == 1 else "do"
-        who = f"{len(unclear)} of {len(compared)} conditions {verb} not differ" if found else "No condition differs"
-        found.append(f"{who} beyond the noise of the seeds{_reach(unclear, findings.unit)}.")
-    return " ".join(found)
+    return _sorted_out(compared, findings)
 
 
-def _best_of(group: str, lines: Sequence[Line], reference: str, unit: str) -> str:
-    """Of one line of a figure: what gains most over what it is compared with, where something clearly does; else what
-    loses most."""
-    better, worse = (_clear(lines, verdict) for verdict in CLEAR)
-    head = f"{group}: " if group else ""
-    if better:
-        best = min(better, key=_gain)
-        return f"{head}best with {_within(best)}, {difference_words(_against(best), unit)} against {reference}."
-    if worse:
-        of = max(worse, key=_gain)
-        said = difference_words(_against(of), unit)
-        return f"{head}none is better than {reference}; worst with {_within(of)}, {said} against it."
-    return f"{head}no difference from {reference} beyond the noise of the seeds{_reach(lines, unit)}."
+def _of_group(group: str, lines: Sequence[Line], findings: Findings) -> str:
+    """Of one line of a figure: what differs from what it is compared with, and the trend."""
+    told = _sorted_out(lines, findings)
+    over = findings.trends.get(group)
+    trend = {"rises": " The values rise from left to right.", "falls": " The values fall from left to right."}
+    return f"{_head(group)}{told}{trend.get(over.verdict, '') if over is not None else ''}"
+
+
+def _head(group: str) -> str:
+    return f"{group}: " if group else ""
+
+
+def _sorted_out(lines: Sequence[Line], findings: Findings) -> str:
+    """What is better, worse and neither."""
+    better, worse = (_clear(lines, verdict) for verdict in ("lower", "higher"))
+    found = [f"better than {findings.reference}: {_listed(better, findings.unit)}"] if better else []
+    found += [f"worse than {findings.reference}: {_listed(worse, findings.unit)}"] if worse else []
+    if unclear := [line for line in lines if line not in better and line not in worse]:
+        if found:
+            found.append(f"no clear difference: {_some([_within(line) for line in unclear])}")
+        else:
+            found.append(f"no difference from {findings.reference} beyond the noise{_reach(unclear, findings.unit)}")
+    told = "; ".join(found)
+    return f"{told[:1].upper()}{told[1:]}."
 
 
 def _within(line: Line) -> str:
     """Its name without what the name of its group says already."""
     said = line.group.split(", ")
     return ", ".join(part for part in line.named.split(", ") if part not in said)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _against(line: Line) -> Contrast:
@@ -81,8 +98,8 @@ def _gain(line: Line) -> float:
 def _reach(lines: Sequence[Line], unit: str) -> str:
     """What would have been seen."""
     reach = max((_against(line).overall.detectable or 0.0 for line in lines), default=0.0)
-    said = f"; a difference of {decimal(reach, DIGITS)} {unit} would have been seen in most such runs"
-    return said if reach else ""
+    said = f" of the seeds (a difference of {decimal(reach, DIGITS)} {unit} would have been seen in most such runs)"
+    return said if reach else " of the seeds"
 
 
 def control_words(outcome: Outcome, unit: str) -> str:
@@ -98,37 +115,36 @@ def control_words(outcome: Outcome, unit: str) -> str:
 
 def difference_words(contrast: Contrast, unit: str) -> str:
     """`−0.031 bits per byte [−0.050, −0.012]`."""
+    return f"{_signed(contrast.overall.interval.value)} {unit}{_ends(contrast)}"
+
+
+def _signed(value: float | None) -> str:
+    return decimal(value, DIGITS, sign=True)
+
+
+def _ends(contrast: Contrast) -> str:
     shown = contrast.overall.interval
-    ends = (
-        f" [{decimal(shown.low, DIGITS, sign=True)}, {decimal(shown.high, DIGITS, sign=True)}]"
-        if shown.low is not None
-        else ""
-    )
-    return f"{decimal(shown.value, DIGITS, sign=True)} {unit}{ends}"
+    return f" [{_signed(shown.low)}, {_signed(shown.high)}]" if shown.low is not None else ""
 
 
 def verdict_word(line: Line) -> str:
     """Of a condition, against what it is compared with."""
     if line.against is None:
         return ""
-    found = line.against.overall.verdict
-    return {"lower": "better", "higher": "worse", None: "cannot be told"}.get(found, str(found))
+    overall = line.against.overall
+    if overall.verdict is None:
+        return "the same" if not overall.interval.value else "cannot be told"
+    return {"lower": "better", "higher": "worse"}.get(overall.verdict, overall.verdict)
 
 
 def _clear(lines: Sequence[Line], verdict: str) -> list[Line]:
-    return [line for line in lines if line.against is not None and line.against.overall.verdict == verdict]
+    """Those with this verdict, the largest difference first."""
+    found = [line for line in lines if line.against is not None and line.against.overall.verdict == verdict]
+    return sorted(found, key=lambda line: -abs(_gain(line)))
 
 
 def _listed(lines: Sequence[Line], unit: str) -> str:
-    ranked = sorted(lines, key=lambda line: -abs(_gain(line)))
-    said = [f"{line.label} by {difference_words(_against(line), unit)}" for line in ranked[:MOST_NAMED]]
-    more = [f"and {len(ranked) - MOST_NAMED} more"] if len(ranked) > MOST_NAMED else []
-    return "; ".join(said + more)
-
-
-def _range(lines: Sequence[Line], unit: str) -> str:
-    best, worst = (pick(lines, key=lambda line: line.mean.value) for pick in (min, max))
-    return (
-        f"From {decimal(best.mean.value, DIGITS)} {unit} ({best.label}) to {decimal(worst.mean.value, DIGITS)} "
-        f"({worst.label})."
-    )
+    said = [f"{_within(line)} by {_signed(_gain(line))}{_ends(_against(line))}" for line in lines[:MOST_NAMED]]
+    said[0] = said[0].replace(_signed(_gain(lines[0])), f"{_signed(_gain(lines[0]))} {unit}", 1)
+    more = [f"and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
+    return ", ".join(said + more)

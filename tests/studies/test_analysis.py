@@ -14,7 +14,7 @@ from raysel.studies.page import study_page
 from raysel.studies.published_figures import published_figure
 from raysel.studies.results import Condition
 from raysel.studies.settings import Compared, Control, load_study
-from raysel.studies.verdict import answer, control_words
+from raysel.studies.verdict import answer, control_words, verdict_word
 from tests.studies.invented import invented
 
 LANGS = ("de", "en", "sw")
@@ -74,7 +74,6 @@ def test_means_and_differences_are_those_of_the_values() -> None:
 
 def test_controls_hold_or_do_not() -> None:
     assert [outcome.holds for outcome in found().outcomes] == [True, True]
-    assert found().is_sensitive is True
     assert [outcome.holds for outcome in found(planted=0.0).outcomes] == [False, True]
     # The planted effect must be for the better: one for the worse is not it.
     assert [outcome.holds for outcome in found(planted=1.0, permuted=-1.0).outcomes] == [False, False]
@@ -84,8 +83,8 @@ def test_controls_hold_or_do_not() -> None:
 def test_the_verdict_says_what_is_clear_and_nothing_else() -> None:
     said = answer(found())
     assert said.startswith("Better than random: high by −0.500 bits per byte")
-    assert "1 of 2 conditions does not differ beyond the noise of the seeds" in said
-    assert answer(found(effect=0.0)).startswith("No condition differs beyond the noise")
+    assert said.endswith("no clear difference: low.")
+    assert answer(found(effect=0.0)).startswith("No difference from random beyond the noise of the seeds (a difference")
     assert "Worse than random: high" in answer(found(effect=0.5))
 
 
@@ -112,10 +111,58 @@ def test_a_condition_without_a_seed_is_missing_and_said_to_be() -> None:
     assert [line.label for line in findings.lines] == ["high", "random"]
     assert [of.number for of in findings.missing] == [1, 3]
     assert findings.outcomes[0].holds is None
-    assert findings.is_sensitive is None
+    assert answer(findings).startswith("This run cannot tell")  # the control that would show it is missing
     assert "missing" in control_words(findings.outcomes[0], "bits per byte")
     with pytest.raises(ValueError, match="no condition"):
         analyse([some[3]], COMPARED, CONTROLS)
+
+
+def test_a_reference_that_is_missing_is_said_to_be() -> None:
+    some = conditions()
+    some[2] = Condition(2, "", some[2].parameters, None, {}, {}, dict.fromkeys(range(3), "no room"))
+    findings = analyse(some, COMPARED, CONTROLS)
+    assert answer(findings).startswith("random is missing, and there is nothing to compare the conditions with.")
+    assert answer(findings).endswith("1 condition is missing.")
+
+
+def test_several_comparisons_are_corrected_together() -> None:
+    alone = analyse([condition(0, {"band": "high"}, 2.985), condition(2, {"band": "random"}, 3.0)], COMPARED, {})
+    many = [condition(k, {"band": f"b{k}"}, 3.0) for k in range(3, 9)]
+    among = analyse([condition(0, {"band": "high"}, 2.985), condition(2, {"band": "random"}, 3.0), *many], COMPARED, {})
+    first, same = (next(line for line in of.lines if line.label == "high").against for of in (alone, among))
+    assert first is not None
+    assert same is not None
+    assert same.overall.p == pytest.approx(min(1.0, 7 * (first.overall.p or 0.0)))
+    assert (same.overall.detectable or 0) > (first.overall.detectable or 0)
+
+
+def test_the_same_choice_is_the_same_and_not_unknown() -> None:
+    line = analyse([condition(0, {"band": "high"}, 3.0), condition(3, {"band": "random"}, 3.0)], COMPARED, {}).lines[0]
+    assert verdict_word(line) == "the same"
+
+
+def test_better_here_and_worse_there_are_both_said_with_the_trend() -> None:
+    compared = Compared(across="size", lines="band", reference={"band": "random"}, named={"band": ""})
+    some = [
+        # Numbers that give the two conditions of a pair other noise.
+        condition(
+            k + 10 * (band == "random"),
+            {"band": band, "size": size},
+            3 - 0.5 * (band == "high") * (1 if size == 10 else -1) - size / 50,
+        )
+        for k, (band, size) in enumerate([(b, n) for b in ("high", "random") for n in (10, 20, 30)])
+    ]
+    said = answer(analyse(some, compared, {}))
+    assert said.startswith("high: Better than random: size 10 by −0.500 bits per byte")
+    assert "worse than random: size 20 by +0.500" in said or "worse than random: size 30 by +0.500" in said
+
+
+def test_languages_that_have_no_place_are_named() -> None:
+    compared = Compared(reference={"band": "random"}, groups={"seen": ["de"]}, named={"band": ""})
+    some = conditions()[:3]
+    less = {seed: {lang: of[lang] for lang in ("de", "en")} for seed, of in some[0].values.items()}
+    findings = analyse([Condition(0, "", some[0].parameters, None, less, some[0].addresses), *some[1:]], compared, {})
+    assert (findings.dropped, findings.ungrouped) == (["sw"], ["en"])
 
 
 def test_each_is_compared_with_the_one_that_is_equal_in_all_other_keys() -> None:

@@ -69,4 +69,5 @@ def test_translation_pairs_go_both_ways_and_belong_to_the_language_that_is_writt
     german = next(of for of in out if of["lang"] == "de" and of["group"] == "g0")
     assert (german["prompt"], german["response"]) == ("Translate into German:\nen asks 0", "de asks 0")
     # The item stays what it was, and so what is held out.
+    assert len({of["id"] for of in translations([*rows, {**row("de", 9, "g0"), "id": "twice"}])}) == len(pairs) + 2
     assert {(of["source"], of["task"], of["group"]) for of in pairs} == {("s", "qa", "g0"), ("s", "qa", "g1")}

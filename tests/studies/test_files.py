@@ -70,6 +70,7 @@ def test_what_is_made_first_is_used_and_is_there() -> None:
         assert plan.wanted() <= known.keys()
         own = {f"made://corpus/{key}" for key in form.corpora} | {f"made://model/{key}" for key in form.models}
         by_models = {f"made://corpus/{of.corpus}" for of in form.models.values() if of.corpus}
+        assert form.corpus is None or form.corpus in form.corpora
         assert own <= plan.wanted() | by_models, name
         assert set(form.shared_controls) <= shared.controls.keys()
 
@@ -84,6 +85,35 @@ def test_changes_are_those_of_an_experiment(tmp_path: Path) -> None:
     assert plan.data["training"]["learning_rate"] == pytest.approx(1e-4)
     with pytest.raises(UserError, match=r"did you mean .*rho"):
         read_plan("rho", ["preselect.roh=0.1"])
+
+
+@pytest.mark.parametrize("override", ["name=x", "seed=7", "preselect.rho=0.3"])
+def test_what_a_study_decides_itself_cannot_be_set(override: str) -> None:
+    with pytest.raises(StudyError, match=rf"study rho decides {override.partition('=')[0]} itself"):
+        read_plan("rho", [override])
+
+
+def test_a_storage_that_is_no_folder_is_refused() -> None:
+    with pytest.raises(StudyError, match="is no folder"):
+        read_plan("rho", ["storage=s3://bucket/place"])
+
+
+def test_a_derived_corpus_is_read_as_it_is_written_whatever_the_users_own_is_like() -> None:
+    plan = read_plan("rho", ["corpus.columns={prompt: instruction}", "corpus.preset=alpaca", "corpus.lang_from=file"])
+    search = plan.search(plan.made.supposed())
+    read = {
+        experiment.corpus.path: (experiment.corpus.columns, experiment.corpus.preset, experiment.corpus.lang_from)
+        for experiment in (search.trial(point, 0, name="trial") for point in search.points() or [])
+    }
+    assert read.pop("/corpus/confused") == ({}, None, None)
+    (own,) = read.values()
+    assert own == ({"prompt": "instruction"}, "alpaca", "file")
+
+
+def test_the_conditions_of_a_derived_corpus_leave_the_own_one_to_make_it_from() -> None:
+    plan = read_plan("translation")
+    assert plan.data["corpus"]["path"] == "made://corpus/pairs"
+    assert not plan.made.data["corpus"]["path"].startswith("made://")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from raysel.studies import published
 from raysel.studies.saturation import (
     Curve,
     Form,
-    bits_relative_to_english,
     fit,
     flat_p,
     relative_to_english,
@@ -27,13 +26,11 @@ FORMS: list[Form] = ["exponential", "power"]
 
 def test_relative_to_english_is_the_mean_of_the_others() -> None:
     assert relative_to_english({"de": 0.3, "en": 0.5, "sw": 0.1}) == pytest.approx(0.4)
-    assert bits_relative_to_english({"de": 1.0, "en": 0.8, "sw": 3.0}) == pytest.approx(0.4)
 
 
 @given(st.floats(0.1, 5), st.floats(0.1, 5))
-def test_both_ratios_say_worse_by_less_than_1(english: float, other: float) -> None:
+def test_worse_than_english_is_less_than_1(english: float, other: float) -> None:
     assert (relative_to_english({"en": english, "fr": other}) < 1) == (other < english)
-    assert (bits_relative_to_english({"en": english, "fr": other}) < 1) == (other > english)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +43,8 @@ def test_both_ratios_say_worse_by_less_than_1(english: float, other: float) -> N
     ],
 )
 def test_a_ratio_needs_english_and_another_language(values: dict[str, float], message: str) -> None:
-    for ratio in (relative_to_english, bits_relative_to_english):
-        with pytest.raises(UserError, match=message):
-            ratio(values)
-
-
-def test_bits_of_the_others_are_above_0() -> None:
-    with pytest.raises(UserError, match="beside English are 0"):
-        bits_relative_to_english({"en": 1.0, "de": 0.0})
+    with pytest.raises(UserError, match=message):
+        relative_to_english(values)
 
 
 @settings(max_examples=40)
