@@ -1,11 +1,9 @@
 """`raysel study NAME`: makes what the study needs, runs its conditions as the trials of a sweep, says what came out."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +11,7 @@ from rich.table import Table
 from raysel.errors import IncompleteError
 from raysel.evaluation.heldout import METRIC
 from raysel.execution import local_scratch, run_folder
-from raysel.experiment import checked, resolve_paths
+from raysel.experiment import checked
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
 from raysel.output import quiet_process
 from raysel.report.formats import decimal
@@ -21,128 +19,14 @@ from raysel.store import Artifact, Store
 from raysel.studies.analysis import Findings, analyse
 from raysel.studies.choices import measured_choices
 from raysel.studies.levelling import of_lines
-from raysel.studies.made import READING, SCHEME, Made, named_in, replaced, with_paths, with_reading
+from raysel.studies.made import SCHEME, with_paths
 from raysel.studies.page import study_page
+from raysel.studies.plan import Plan, read_plan
 from raysel.studies.results import Condition
-from raysel.studies.settings import FILES, Control, SmallForm, Study, StudyError, load_shared, load_study, names
+from raysel.studies.settings import StudyError, load_study, names
 from raysel.studies.verdict import answer, control_words, difference_words, verdict_word
 from raysel.sweep.records import TrialRecord
-from raysel.sweep.settings import Space
-from raysel.sweep.space import Point, grid
-from raysel.sweep.trials import Search, shown, value_at
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A study's small form, read: its experiment as data (which may name what is still to be made), the conditions,
-    still without values, and what is made first."""
-
-    name: str
-    study: Study
-    data: dict[str, Any]
-    conditions: list[Condition]
-    controls: dict[str, Control]
-    made: Made
-
-    @property
-    def run_name(self) -> str:
-        return f"study-{self.name}"
-
-    @property
-    def seeds(self) -> list[int]:
-        return self.study.small.seeds
-
-    def space(self, points: Sequence[Point]) -> Space:
-        return Space.model_validate({"points": points, "seeds": self.seeds, "objective": {"metric": METRIC}})
-
-    def wanted(self) -> set[str]:
-        """What is to be made."""
-        return set(named_in(self.data)) | {name for of in self.conditions for name in named_in(of.parameters)}
-
-    def search(self, paths: Mapping[str, str]) -> Search:
-        """The trials, once it is known where everything is that was made."""
-        data = with_paths(self.data, paths)
-        experiment = checked(data, where=f"study {self.name}")
-        space = self.space([with_paths(with_reading(of.parameters), paths) for of in self.conditions])
-        dump = experiment.model_dump(mode="json")
-        search = Search(data, experiment, space, Path(self.name), Path(str(FILES)) / f"{self.name}.yaml", dump)
-        search.check()
-        return search
-
-
-def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
-    """Read and check a study. Raises `StudyError`, `ExperimentError`, `SpaceError`."""
-    study, shared = load_study(name), load_shared()
-    form = study.small
-    data = merged(shared.experiment, form.experiment) | {"name": "study", "storage": str(Path.cwd() / "out")}
-    resolve_paths(data, Path(str(FILES)), overrides)
-    if "://" in data["storage"]:
-        raise StudyError(
-            f"study {name}: storage {data['storage']!r} is no folder, and the models that it makes need one"
-        )
-    store = Store(data["storage"])
-    made = Made(name, data, store, shared.corpora | form.corpora, shared.models | form.models)
-    if form.corpus is not None:
-        data = replaced(data, {**READING, "corpus.path": f"{SCHEME}corpus/{form.corpus}"})
-    experiment = checked(with_paths(data, made.supposed()), where=f"study {name}")
-    controls = {key: shared.controls[key] for key in form.shared_controls} | form.controls
-    asked: list[tuple[str, Point, str | None]] = [
-        (name, point, None) for name, point in _points(form, experiment.model_dump(mode="json"))
-    ]
-    _refuse_what_the_study_decides(name, [point for _, point, _ in asked], overrides)
-    asked += [("", dict(point), key) for key, of in controls.items() for point in (of.first, of.second)]
-    conditions = [Condition(number, *of, values={}) for number, of in enumerate(asked)]
-    plan = Plan(name, study, data, conditions, controls, made)
-    plan.search(made.supposed())
-    return plan
-
-
-def _refuse_what_the_study_decides(name: str, points: Sequence[Point], overrides: Sequence[str]) -> None:
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        varied = points and all(key in point for point in points)
-        if varied or key in ("name", "seed"):
-            why = "its conditions are made of it" if varied else "it has a name and seeds of its own"
-            raise StudyError(f"--set {override!r}: study {name} decides {key} itself, {why}; a sweep can vary anything")
-
-
-def _refuse_another_corpus(plan: Plan, corpus: Artifact) -> None:
-    """`StudyError` where the study asks of languages that the corpus does not have."""
-    there = set(corpus.summary["languages"])
-    compared, form = plan.study.compared, plan.study.small
-    needed = {*compared.languages, *plan.data.get("languages", {}).get("chosen", [])}
-    for of in plan.conditions:
-        needed.update(of.parameters.get("languages.chosen", []))
-    for name in {key.removeprefix(f"{SCHEME}corpus/") for key in plan.wanted()} & form.corpora.keys():
-        needed.update(form.corpora[name].languages)
-    empty = [name for name, langs in compared.groups.items() if not there & set(langs)]
-    if missing := sorted(needed - there):
-        raise StudyError(
-            f"study {plan.name} asks of {', '.join(missing)}, which the corpus does not have; it has "
-            f"{', '.join(sorted(there))}. Take another study, or a sweep over an experiment of your own"
-        )
-    if empty:
-        raise StudyError(
-            f"study {plan.name} compares the languages '{empty[0]}' ({', '.join(compared.groups[empty[0]])}), and the "
-            f"corpus has none of them; it has {', '.join(sorted(there))}"
-        )
-
-
-def _points(form: SmallForm, dump: Mapping[str, Any]) -> list[tuple[str, Point]]:
-    """The names (where they have any) and keys of what is asked."""
-    if form.points:
-        return [(name, dict(point)) for name, point in form.points.items()]
-    space = Space.model_validate({"parameters": form.parameters, "objective": {"metric": METRIC}})
-    return [("", point) for point in grid(space, lambda key: value_at(dump, key))]
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two mappings of sections as one; what `above` says counts."""
-    found = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = merged(found[key], value) if both else value
-    return found
+from raysel.sweep.trials import Search, shown
 
 
 def run_study(name: str, overrides: Sequence[str] = ()) -> int:
@@ -196,6 +80,28 @@ def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
             _gather, store, plan.conditions, search, list(progress.ended.values())
         )
         return found
+
+
+def _refuse_another_corpus(plan: Plan, corpus: Artifact) -> None:
+    """`StudyError` where the study asks of languages that the corpus does not have."""
+    there = set(corpus.summary["languages"])
+    compared, form = plan.study.compared, plan.study.small
+    needed = {*compared.languages, *plan.data.get("languages", {}).get("chosen", [])}
+    for of in plan.conditions:
+        needed.update(of.parameters.get("languages.chosen", []))
+    for name in {key.removeprefix(f"{SCHEME}corpus/") for key in plan.wanted()} & form.corpora.keys():
+        needed.update(form.corpora[name].languages)
+    empty = [name for name, langs in compared.groups.items() if not there & set(langs)]
+    if missing := sorted(needed - there):
+        raise StudyError(
+            f"study {plan.name} asks of {', '.join(missing)}, which the corpus does not have; it has "
+            f"{', '.join(sorted(there))}. Take another study, or a sweep over an experiment of your own"
+        )
+    if empty:
+        raise StudyError(
+            f"study {plan.name} compares the languages '{empty[0]}' ({', '.join(compared.groups[empty[0]])}), and the "
+            f"corpus has none of them; it has {', '.join(sorted(there))}"
+        )
 
 
 def _gather(

@@ -1,6 +1,6 @@
 """Studies with invented values: what their pages and figures are made of, in no time."""
 
-from raysel.studies.command import Plan
+from raysel.studies.plan import Plan
 from raysel.studies.results import Condition
 
 SEEDS = (0, 1, 2)

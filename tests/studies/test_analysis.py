@@ -7,10 +7,10 @@ import pytest
 from raysel.evaluation.intervals import t_interval
 from raysel.report.figure_data import read_csv
 from raysel.studies.analysis import Findings, analyse
-from raysel.studies.command import Plan, read_plan
 from raysel.studies.figures import conditions_figure, front_figure
 from raysel.studies.levelling import of_lines, of_published, plateau_words
 from raysel.studies.page import study_page
+from raysel.studies.plan import Plan, read_plan
 from raysel.studies.published_figures import published_figure
 from raysel.studies.results import Condition
 from raysel.studies.settings import Compared, Control, load_study

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from raysel.studies.analysis import analyse
-from raysel.studies.command import read_plan
 from raysel.studies.page import study_page
+from raysel.studies.plan import read_plan
 from tests.browser import Browser, check_page
 from tests.studies.invented import invented
 

@@ -7,7 +7,7 @@ import yaml
 
 from raysel.errors import UserError
 from raysel.studies import settings
-from raysel.studies.command import merged, read_plan
+from raysel.studies.plan import merged, read_plan
 from raysel.studies.settings import StudyError, load_shared, load_study, names
 
 ASKED = {

@@ -67,8 +67,8 @@ def test_the_studies_are_listed() -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from raysel.studies import command, settings
-settings.FILES = command.FILES = Path(sys.argv.pop(1))
+from raysel.studies import plan, settings
+settings.FILES = plan.FILES = Path(sys.argv.pop(1))
 from raysel.cli import main
 main()
 """
