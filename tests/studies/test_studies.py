@@ -25,14 +25,14 @@ SHARED = {
         "embedding": {"max_tokens": 48, "token_budget": 512},
         "training": {
             "method": "full", "learning_rate": 3.0e-3, "zero": 0, "workers": 1, "cpus_per_worker": 1,
-            "data": {"max_tokens": 48, "heldout_samples": 0},
+            "data": {"max_tokens": 160, "heldout_samples": 0},
         },
         "evaluation": {"heldout_samples": 4, "workers": 1, "cpus_per_worker": 1},
     },
     "models": {
         "base": {
             "corpus": "confused",
-            "base": {"vocabulary": 400, "width": 32, "layers": 1, "heads": 2, "context": 64, "steps": 3, "seed": 0},
+            "base": {"vocabulary": 400, "width": 32, "layers": 1, "heads": 2, "context": 160, "steps": 3, "seed": 0},
         }
     },
     "corpora": {"confused": {"confused": 0.5, "languages": ["en", "sw", "th"]}},
@@ -44,7 +44,7 @@ STUDY = {
     "source": "a test",
     "claim": "They do.",
     "compared": {
-        "reference": {"preselect.size": 12},
+        "reference": {"preselect.size": 60},
         "unnamed": ["preselect.rho"],
         "named": {"preselect.size": "rows"},
     },
@@ -52,7 +52,7 @@ STUDY = {
         "shows": "whether they do.",
         "cannot_show": "why.",
         "seeds": [0, 1],
-        "parameters": {"preselect.size": {"grid": [12, 300]}, "preselect.rho": {"grid": [None]}},
+        "parameters": {"preselect.size": {"grid": [60, 300]}, "preselect.rho": {"grid": [None]}},
     },
 }
 
@@ -92,7 +92,7 @@ def test_a_study_that_is_killed_carries_on_and_answers_with_rows_of_results(ray_
     assert done.returncode == 0, done.stdout + done.stderr
     assert "it cannot show why." in done.stdout
     conditions = json.loads(store.read_bytes("runs/study-samples/study.json"))
-    assert [of["parameters"]["preselect.size"] for of in conditions] == [12, 300]
+    assert [of["parameters"]["preselect.size"] for of in conditions] == [60, 300]
     for of in conditions:
         assert set(of["values"]) == {"0", "1"}
         for seed, address in of["results"].items():
@@ -103,7 +103,7 @@ def test_a_study_that_is_killed_carries_on_and_answers_with_rows_of_results(ray_
             assert set(of["values"][seed]) == set(SHARED_LANGUAGES)
             assert {(row["split"], row["metric"]) for row in rows} == {("dev", "bits_per_byte")}
     few, many = (sum(sum(of["values"]["0"].values()) for of in [one]) for one in conditions)
-    assert many < few  # 300 samples teach more than 12
+    assert many < few  # 300 samples teach more than 60
     page = store.read_bytes("runs/study-samples/report.html").decode()
     assert "Do more samples help?" in page
     # The base model was made once, from the derived corpus, by whichever run came to it.
