@@ -79,9 +79,9 @@ class SmallForm(Section):
 
     The conditions (`parameters` as a space has them, or `points` by their names), each with every seed. measure: bits
     per byte after training; or the coverage of what is chosen (how far what was left out is from the nearest chosen
-    sample, over the vectors), for which nothing is trained. corpus: the derived corpus that the conditions are of (left
-    open: the experiment's own). experiment: changes to the shared small experiment. controls: own ones beside
-    the shared ones that are named. shows, cannot_show: what such a small model can tell, and what it cannot.
+    sample, over the vectors), for which nothing is trained. corpus: the derived corpus that the conditions are of, in
+    place of the experiment's own. experiment: changes to the shared small experiment. controls: own ones beside the
+    shared ones that are named. shows, cannot_show: what such a small model can tell, and what it cannot.
     """
 
     experiment: dict[str, Any] = {}
