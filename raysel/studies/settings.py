@@ -24,10 +24,10 @@ class StudyError(UserError):
 class DerivedCorpus(Section):
     """A corpus made from the experiment's own; what is held out of it is what is held out of that one.
 
-    languages, tasks: only these (left open: all). confused: this share of the samples that are trained on gets the
-    response of another language's sample. translations: in place of the samples, the prompts of items that English has
-    as well, from English and into it; a pair's language is the one that is translated into. per_language: so many of
-    the samples that are trained on, and none that is held out.
+    languages, tasks: only these (left open: all). confused: this share of the samples that are trained on, but those in
+    the language with most of them, gets a response in that language. translations: in place of the samples, the prompts
+    of items that English has as well, from English and into it; a pair's language is the one that is translated into.
+    per_language: so many of the samples that are trained on, and none that is held out.
     """
 
     languages: list[str] = []
