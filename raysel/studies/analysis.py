@@ -8,6 +8,7 @@ from raysel.evaluation.intervals import Interval, t_interval
 from raysel.studies.contrasts import Contrast, Trend, contrast, corrected, trend
 from raysel.studies.results import UNITS, Condition, Measure, languages
 from raysel.studies.settings import Compared, Control
+from raysel.sweep.values import value_text
 
 CLEAR = ("lower", "higher")
 
@@ -60,20 +61,6 @@ class Findings:
     dropped: list[str] = field(default_factory=list)
     ungrouped: list[str] = field(default_factory=list)
     trends: Mapping[str, Trend] = field(default_factory=dict)
-
-    @property
-    def is_sensitive(self) -> bool | None:
-        """Whether every effect that is known to be there was seen; None where none was looked for."""
-        return self._hold("detected")
-
-    @property
-    def is_specific(self) -> bool | None:
-        """Whether no effect was seen where there can be none; None where that was not asked."""
-        return self._hold("not detected")
-
-    def _hold(self, expected: str) -> bool | None:
-        found = [outcome.holds for outcome in self.outcomes if outcome.of.expected == expected]
-        return None if not found or None in found else all(found)
 
 
 def analyse(
@@ -208,8 +195,6 @@ def _worded(key: str, value: Any, compared: Compared) -> str:
 
 
 def _word(value: Any, compared: Compared) -> str:
-    from raysel.sweep.values import value_text
-
     return compared.named.get(str(value), value_text(value))
 
 

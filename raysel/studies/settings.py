@@ -118,6 +118,8 @@ class Study(Section):
 
 
 class SharedSettings(Section):
+    """What the small forms share: see `SmallForm`, which may change and add to it."""
+
     experiment: dict[str, Any]
     models: dict[str, StudyModel]
     corpora: dict[str, DerivedCorpus]
