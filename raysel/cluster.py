@@ -37,6 +37,12 @@ HOPELESS = 12
 WORKER_DIED = "its worker process ended without a word (killed, or the machine was out of memory)"
 DASHBOARD_SETTING = "RAY_API_SERVER_ADDRESS"
 NOWHERE = "http://127.0.0.1:9"  # refused at once
+# For a Ray of this process's own. A worker that is idle for a second is ended, by Ray's default, and the next stage
+# imports torch and transformers anew; and nobody gives notice that the one machine is about to be taken away.
+OF_ONE_MACHINE = {
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -69,6 +75,8 @@ class Cluster:
                 ) from error
         else:
             use_private_token()
+            for name, value in OF_ONE_MACHINE.items():
+                os.environ.setdefault(name, value)
             # address="local": the address file of a driver that was killed would otherwise be believed.
             with no_dashboard_to_find():
                 ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, **quiet)

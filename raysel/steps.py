@@ -33,7 +33,7 @@ STAGES: dict[str, tuple[int, str]] = {
     "order": (2, "raysel.mixture.order_stage:run"),
     "tokens": (4, "raysel.training.tokens_stage:run"),
     "model": (4, "raysel.training.model_stage:run"),
-    "results": (4, "raysel.evaluation.stage:run"),
+    "results": (5, "raysel.evaluation.stage:run"),
     "report": (11, "raysel.report.stage:run"),
 }
 

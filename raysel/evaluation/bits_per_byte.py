@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysel.evaluation.harness import ItemScore, MetricScore
 from raysel.evaluation.heldout import METRIC
 from raysel.evaluation.intervals import is_share, mean_interval
+from raysel.evaluation.scores import ItemScore, MetricScore
 from raysel.models.templates import prompt_text
 from raysel.models.turns import turn_tokens
 
 if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,22 @@ class ScoredResponse:
 
 
 def evaluate_heldout(
-    lm: "HFLM", rows: Sequence[dict[str, Any]], *, max_tokens: int, seed: int
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[dict[str, Any]],
+    *,
+    max_tokens: int,
+    batch_size: int,
+    seed: int,
 ) -> tuple[list[MetricScore], list[ItemScore]]:
     """Score the responses of one language. rows: of the table `heldout`, at least one; max_tokens: the most that the
     model takes in at once.
 
     An item's value is as `of_items` has it, its answer the log-likelihood and the bits per byte of the response alone.
     """
-    scored = [scored_response(lm.tokenizer, row, max_tokens) for row in rows]
-    requests = [((of.opening, row["response"]), of.context, of.tokens) for of, row in zip(scored, rows, strict=True)]
-    found = [float(log_likelihood) for log_likelihood, _ in lm._loglikelihood_tokens(requests, disable_tqdm=True)]
-    bits = -np.array(found) / math.log(2)
+    scored = [scored_response(tokenizer, row, max_tokens) for row in rows]
+    found = log_likelihoods(model, scored, batch_size)
+    bits = -found / math.log(2)
     sizes = np.array([of.size for of in scored])
     values = of_items(bits, sizes)
     low, high = mean_interval(values, seed=seed, share=is_share(METRIC))
@@ -77,6 +81,27 @@ def scored_response(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], m
         context, tokens = turn_tokens(tokenizer, opening, response)
     # The last token is only predicted, never taken in.
     return ScoredResponse(opening, context[-(max_tokens + 1 - len(tokens)) :], tokens, len(response.encode()))
+
+
+def log_likelihoods(model: "PreTrainedModel", scored: Sequence[ScoredResponse], batch_size: int) -> NDArray[np.float64]:
+    """ln p(response | conversation) of each, (n,). The longest go through the model first, `batch_size` at a time, and
+    short ones are filled up at their end, which nothing before it sees."""
+    import torch
+
+    found = np.empty(len(scored))
+    lengths = [len(of.context) + len(of.tokens) - 1 for of in scored]
+    order = sorted(range(len(scored)), key=lambda at: -lengths[at])
+    for batch in (order[start : start + batch_size] for start in range(0, len(order), batch_size)):
+        filled = np.zeros((len(batch), lengths[batch[0]]), dtype=np.int64)
+        for row, at in enumerate(batch):
+            filled[row, : lengths[at]] = [*scored[at].context, *scored[at].tokens[:-1]]
+        with torch.no_grad():
+            logits = model(input_ids=torch.from_numpy(filled).to(model.device), use_cache=False).logits
+            for row, at in enumerate(batch):
+                wanted = torch.tensor(scored[at].tokens, device=logits.device)
+                chances = logits[row, lengths[at] - len(wanted) : lengths[at]].float().log_softmax(-1)
+                found[at] = chances.gather(-1, wanted[:, None]).double().sum().item()
+    return found
 
 
 def of_items(bits: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysel import tables
+from raysel import __version__, tables
 from raysel.corpus.heldout import drawn_first
 from raysel.errors import UserError
 from raysel.evaluation.deadline import DeadlineError, deadline
@@ -21,8 +22,9 @@ from raysel.store import Artifact, Attempt, ShardRecord, Store
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from raysel.evaluation.harness import ItemScore, MetricScore
+    from raysel.evaluation.scores import ItemScore, MetricScore
 
 # A prompt with shots: what the batch size on a GPU is tried with, and the most of a held-out sample that is taken in.
 PROBED_TOKENS = 4096
@@ -59,8 +61,7 @@ class EvaluatedModel:
             raise ValueError("stage results needs `model`, an input or a leaf, unless `tuned` is a whole model")
         return source.local_folder("model", scratch) if isinstance(source, Artifact) else Path(source)
 
-    def load(self, batch_size: int, gpus: int) -> "HFLM":
-        from raysel.evaluation.harness import harness_model
+    def load(self, gpus: int) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         from raysel.models.loading import load_causal_lm, load_tokenizer
 
         with tempfile.TemporaryDirectory(prefix="raysel-models-") as scratch:
@@ -77,7 +78,12 @@ class EvaluatedModel:
             tokenizer = load_tokenizer(folder, self.template or "plain", trust_remote_code=self.trust_remote_code)
         if gpus <= 1:
             model.to("cuda" if gpus else "cpu")
-        return harness_model(model.eval(), tokenizer, batch_size=batch_size)
+        return model.eval(), tokenizer
+
+    def load_for_harness(self, batch_size: int, gpus: int) -> "HFLM":
+        from raysel.evaluation.harness import harness_model
+
+        return harness_model(*self.load(gpus), batch_size=batch_size)
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,15 @@ class CellWorker:
         self.store, self.plan, self.cells = store, plan, cells
         self.judge, self.settings, self.seed = judge, evaluation, seed
         self.corpus = corpus
-        self.lm = model.load(plan["batch_size"], plan["gpus"])
+        self.model, self.tokenizer = model.load(plan["gpus"])
         self.judged_by: HFLM | None = None
+
+    @cached_property
+    def lm(self) -> "HFLM":
+        """The model as lm-eval wants it, whose import takes as long as scoring a small model's held-out samples."""
+        from raysel.evaluation.harness import harness_model
+
+        return harness_model(self.model, self.tokenizer, batch_size=self.plan["batch_size"])
 
     def process(self, item: dict[str, Any]) -> dict[str, Any]:
         """Score one cell and publish it; a fault of the task is returned, not raised."""
@@ -129,11 +142,11 @@ class CellWorker:
         judged_by = self._judge() if is_judged(task) else None
         try:
             with ExitStack() as limits:
-                for lm in (self.lm, judged_by):
-                    if lm is not None:
-                        limits.enter_context(deadline(lm.model, 60 * self.settings.cell_timeout_minutes))
+                for model in (self.model, judged_by.model if judged_by is not None else None):
+                    if model is not None:
+                        limits.enter_context(deadline(model, 60 * self.settings.cell_timeout_minutes))
                 if not cell.adapter:
-                    limits.enter_context(self.lm.model.disable_adapter())
+                    limits.enter_context(self.model.disable_adapter())
                 self._score(cell, judged_by)
         except DeadlineError as error:
             failure = f"{error} (evaluation.cell_timeout_minutes)"
@@ -145,13 +158,13 @@ class CellWorker:
         return {"cell": int(item["cell"]), "task": task.name, "failure": failure}
 
     def _score(self, cell: Cell, judged_by: "HFLM | None") -> None:
-        from raysel.evaluation.harness import evaluate_task
-
         task = cell.task
         metadata = task.config.get("metadata") or {}
         if task.is_heldout:
             scores, items = self._score_heldout(task)
         else:
+            from raysel.evaluation.harness import evaluate_task
+
             scores, items = evaluate_task(
                 self.lm,
                 task,
@@ -165,7 +178,7 @@ class CellWorker:
             "seed": self.seed,
             "shots": int(task.config.get("num_fewshot") or 0),
             "template": cell.template or "none",
-            "harness": harness_version(),
+            "harness": f"raysel {__version__}" if task.is_heldout else harness_version(),
             "task_version": str(metadata.get("version", "")),
         }
         attempt = self.store.attempt("cells", cell.address)
@@ -183,12 +196,20 @@ class CellWorker:
 
         assert self.corpus is not None
         rows = heldout_rows(self.corpus, task.lang, int(task.config["metadata"]["samples"]))
-        return evaluate_heldout(self.lm, rows, max_tokens=min(self.lm.max_length, PROBED_TOKENS), seed=self.seed)
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return evaluate_heldout(
+            self.model,
+            self.tokenizer,
+            rows,
+            max_tokens=min(positions or self.tokenizer.model_max_length, PROBED_TOKENS),
+            batch_size=self.plan["batch_size"],
+            seed=self.seed,
+        )
 
     def _judge(self) -> "HFLM | None":
         if self.judged_by is None and self.judge is not None:
             judge = judge_model(self.judge, self.settings)
-            self.judged_by = judge.load(self.plan["batch_size"], self.plan["gpus"])
+            self.judged_by = judge.load_for_harness(self.plan["batch_size"], self.plan["gpus"])
         return self.judged_by
 
 

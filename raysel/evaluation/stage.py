@@ -151,8 +151,8 @@ def _fitting_batch(model: EvaluatedModel, judge: EvaluatedModel | None, gpus: in
     import torch
 
     # Held while the batches are tried.
-    beside = judge.load(1, gpus) if judge is not None else None
-    lm = model.load(1, gpus)
+    beside = judge.load_for_harness(1, gpus) if judge is not None else None
+    lm = model.load_for_harness(1, gpus)
     tokens = min(lm.max_length, PROBED_TOKENS)
 
     def fits(batch: int) -> bool:

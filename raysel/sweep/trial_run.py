@@ -47,7 +47,21 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         process = ray.remote(TrialProcess).options(num_cpus=0, max_concurrency=2, scheduling_strategy="DEFAULT")
         self.process = process.remote()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial, in the same process where the last one came to its own end there: its imports alone take
+        longer than a small trial's stages."""
+        if self.is_whole:
+            self._begin(new_config)
+        else:
+            self.cleanup()
+            self.setup(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
         self.waiting: deque[dict[str, Any]] = deque()
+        self.is_whole = False
         self.outcome = self.process.run.remote(config["storage"], config["folder"], config["until"], config["wanted"])
 
     def step(self) -> dict[str, Any]:
@@ -58,9 +72,11 @@ class Trial(tune.Trainable):
             if ended and not self.waiting:
                 try:
                     # Tune flattens what is nested.
-                    return {"done": True, "outcome": json.dumps(ray.get(self.outcome))}
+                    outcome = json.dumps(ray.get(self.outcome))
                 except RayTaskError as error:
                     return {"done": True, "failure": f"{type(error.cause).__name__}: {error.cause}"}
+                self.is_whole = True
+                return {"done": True, "outcome": outcome}
         return self.waiting.popleft()
 
     def cleanup(self) -> None:

@@ -49,6 +49,7 @@ def tune_trials(
                 search_alg=suggestions,
                 scheduler=scheduler,
                 num_samples=-1,
+                reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
             ),

@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,8 @@ def _fit(job: Job, board: Any) -> dict[str, Any]:
     place = attempt.store.full(f"{attempt.address}/{attempt.name}")
     resources = {"CPU": workers.cpus - CPU_MARGIN} | ({"GPU": 1} if workers.gpu else {})
     trainer = TorchTrainer(
-        _work,
-        train_loop_config={"job": job, "board": board},
+        # Not as its config: that goes to Ray Train's controller too, which would import torch and DeepSpeed to read it.
+        partial(_work, job, board),
         torch_config=TorchConfig(timeout_s=math.ceil(settings.timeout_minutes * 60)),
         scaling_config=ScalingConfig(num_workers=workers.number, use_gpu=workers.gpu, resources_per_worker=resources),
         run_config=RunConfig(
@@ -160,9 +161,8 @@ def _fit(job: Job, board: Any) -> dict[str, Any]:
         ) from error
 
 
-def _work(config: dict[str, Any]) -> dict[str, Any] | None:
+def _work(job: Job, board: Any) -> dict[str, Any] | None:
     """What each worker runs."""
-    job: Job = config["job"]
     if not job.workers.gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
@@ -179,7 +179,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         export = Path(scratch) / "export"
         export.mkdir()
         model = job.model if isinstance(job.model, str) else job.model.local_folder(job.model_table, Path(scratch))
-        report = config["board"].put.remote
+        report = board.put.remote
         try:
             tokenizer = load_tokenizer(model, job.template, trust_remote_code=training.trust_remote_code)
             outcome = run_loop(training, Path(model), tokenizer, export, report, _Notices())

@@ -11,8 +11,9 @@ import torch
 
 from raysel.errors import UserError
 from raysel.evaluation import harness
-from raysel.evaluation.harness import Answered, ItemScore, evaluate_task, harness_model
+from raysel.evaluation.harness import Answered, evaluate_task, harness_model
 from raysel.evaluation.intervals import wilson_interval
+from raysel.evaluation.scores import ItemScore
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import EvalTask, load_tasks
 from raysel.models.loading import load_causal_lm, load_tokenizer

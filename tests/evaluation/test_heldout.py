@@ -19,8 +19,8 @@ from raysel.corpus.heldout import drawn_first
 from raysel.evaluation import stage
 from raysel.evaluation.bits_per_byte import evaluate_heldout, of_items, scored_response
 from raysel.evaluation.cell_stage import Cell, CellWorker, EvaluatedModel, heldout_rows
-from raysel.evaluation.harness import harness_model
 from raysel.evaluation.heldout import heldout_task, is_asked_by
+from raysel.evaluation.scores import ItemScore, MetricScore
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.task_files import TaskError
 from raysel.experiment import Experiment, ExperimentError, load_experiment
@@ -79,8 +79,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def model_of(folder: Path, template: str, batch_size: int = 3) -> Any:
-    return harness_model(load_causal_lm(folder), load_tokenizer(folder, template), batch_size=batch_size)
+def evaluated(
+    folder: Path, template: str, rows: Sequence[dict[str, Any]], *, max_tokens: int = 2048, batch_size: int = 3
+) -> tuple[MetricScore, list[ItemScore]]:
+    model, tokenizer = load_causal_lm(folder).eval(), load_tokenizer(folder, template)
+    (score,), items = evaluate_heldout(model, tokenizer, rows, max_tokens=max_tokens, batch_size=batch_size, seed=0)
+    return score, items
 
 
 def bits_of(model: Any, context: Sequence[int], tokens: Sequence[int]) -> float:
@@ -107,23 +111,20 @@ def by_hand(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> float
 @pytest.mark.parametrize("template", ["auto", "chatml", "llama3"])
 def test_the_value_is_that_of_plain_torch(folder: Path, template: str) -> None:
     """Of templates with and without a BOS of their own, the same with either tokenizer: never two, never one more."""
-    lm = model_of(folder, template)
+    model, tokenizer = load_causal_lm(folder), load_tokenizer(folder, template)
     rows = [one for one in ROWS if template == "auto" or not one["response"][0].isspace()]
-    (score,), items = evaluate_heldout(lm, rows, max_tokens=lm.max_length, seed=0)
-    assert score.value == pytest.approx(by_hand(lm.model, lm.tokenizer, rows), abs=1e-5)
+    score, items = evaluated(folder, template, rows)
+    assert score.value == pytest.approx(by_hand(model, tokenizer, rows), abs=1e-5)
     assert (score.metric, score.n) == ("bits_per_byte", len(rows))
     assert score.ci_low < score.value < score.ci_high
     assert [item.item for item in items] == list(range(len(rows)))
     assert [item.target for item in items] == [one["response"] for one in rows]
-    starts = [scored_response(lm.tokenizer, one, lm.max_length).context for one in rows]
-    assert {context.count(lm.tokenizer.bos_token_id) for context in starts} == {0 if template == "chatml" else 1}
+    starts = [scored_response(tokenizer, one, 2048).context for one in rows]
+    assert {context.count(tokenizer.bos_token_id) for context in starts} == {0 if template == "chatml" else 1}
 
 
 def test_the_batch_changes_nothing_that_can_be_seen(tiny_llama: Path) -> None:
-    values = [
-        evaluate_heldout(model_of(tiny_llama, "plain", batch), ROWS, max_tokens=2048, seed=0)[0][0].value
-        for batch in (1, 16)
-    ]
+    values = [evaluated(tiny_llama, "plain", ROWS, batch_size=batch)[0].value for batch in (1, 16)]
     assert values[0] == pytest.approx(values[1], abs=1e-6)
 
 
@@ -175,12 +176,12 @@ def test_what_is_too_long_is_cut(tiny_llama: Path, prompt: int, response: str, m
 
 
 def test_what_is_cut_is_scored_as_it_is_cut(tiny_llama: Path) -> None:
-    lm = model_of(tiny_llama, "plain")
+    model, tokenizer = load_causal_lm(tiny_llama), tokenizer_of(tiny_llama, "plain")
     rows = [row("long " * 60, "short"), row("short", "long " * 60), row("long " * 60, "long " * 60), row("a", "b")]
-    (score,), items = evaluate_heldout(lm, rows, max_tokens=24, seed=0)
-    cut = [scored_response(lm.tokenizer, one, 24) for one in rows]
+    score, items = evaluated(tiny_llama, "plain", rows, max_tokens=24)
+    cut = [scored_response(tokenizer, one, 24) for one in rows]
     assert [len(of.tokens) for of in cut[1:3]] == [24, 24]
-    bits = sum(bits_of(lm.model, of.context, of.tokens) for of in cut)
+    bits = sum(bits_of(model, of.context, of.tokens) for of in cut)
     assert score.value == pytest.approx(bits / sum(of.size for of in cut), abs=1e-5)
     assert [item.target for item in items] == [one["response"] for one in rows]
 
@@ -237,7 +238,7 @@ def test_an_item_is_the_same_in_all_languages_where_it_is_in_the_corpus(tiny_lla
         row("e", "f", lang="sw", group="7", task="qa", source="elsewhere"),
         row("g", "h", lang="sw", number=5),
     ]
-    groups = [item.group for item in evaluate_heldout(model_of(tiny_llama, "plain"), rows, max_tokens=64, seed=0)[1]]
+    groups = [item.group for item in evaluated(tiny_llama, "plain", rows, max_tokens=64)[1]]
     assert groups[0] == groups[1]
     assert len(set(groups)) == 4
     assert groups[4] == "sw005"
@@ -333,7 +334,6 @@ def test_a_model_of_a_short_context_fails_on_nothing(tmp_path: Path) -> None:
     lengths = ((50, 1), (1, 50), (2, 90))
     corpus = published(store, "c", [row("long " * asked, "long " * said, asked, lang="sw") for asked, said in lengths])
     worker = cell_worker(store, EvaluatedModel(str(folder), None, "chatml", False), corpus)
-    assert worker.lm.max_length == 32
     assert worker.process({"cell": 0})["failure"] == ""
     assert 0 < values_of(store, "tuned") < 20
 
