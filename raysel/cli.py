@@ -88,15 +88,19 @@ def sweep(
 @app.command()
 def study(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="left out: which studies there are")] = None,
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(metavar="[EXPERIMENT.yaml]", help="over this experiment; left out: in small, in minutes"),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """One question of the papers from end to end, with its figure: small, on two cores, in minutes."""
+    """One question of the papers from end to end, with its figure."""
     from raysel.studies.command import list_studies, run_study
 
     if name is None:
         list_studies()
     else:
-        raise typer.Exit(run_study(name, overrides or []))
+        raise typer.Exit(run_study(name, overrides or [], experiment))
 
 
 @app.command()

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysel.evaluation.intervals import Interval, t_interval
-from raysel.studies.contrasts import Contrast, Trend, contrast, corrected, trend
-from raysel.studies.results import UNITS, Condition, Measure, languages
+from raysel.studies.contrasts import Contrast, Trend, Verdict, contrast, corrected, trend
+from raysel.studies.results import Condition, languages, less_is_better, unit
 from raysel.studies.settings import Compared, Control
 from raysel.sweep.values import value_text
 
-CLEAR = ("lower", "higher")
+CLEAR: tuple[Verdict, ...] = ("lower", "higher")
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Findings:
-    """langs: those that every condition has a value in, of which the means are. unit: of the values. reference: what is
-    compared with, in words; "" where nothing is. dropped: languages with a value in some conditions only; ungrouped:
-    those that are in none of the study's groups. trends: by group of lines, over at least three places.
+    """langs: those that every condition has a value in, of which the means are. unit: of the values; better: the
+    verdict of what is better than another. reference: what is compared with, in words; "" where nothing is. dropped:
+    languages with a value in some conditions only; ungrouped: those that are in none of the study's groups. trends: by
+    group of lines, over at least three places.
     """
 
     langs: list[str]
     unit: str
+    better: Verdict
     reference: str
     lines: list[Line]
     missing: list[Condition]
@@ -62,12 +64,21 @@ class Findings:
     ungrouped: list[str] = field(default_factory=list)
     trends: Mapping[str, Trend] = field(default_factory=dict)
 
+    @property
+    def worse(self) -> Verdict:
+        return "higher" if self.better == "lower" else "lower"
+
+    @property
+    def axis(self) -> str:
+        """What the values' axis is called."""
+        return f"{self.unit} ({'less' if self.better == 'lower' else 'more'} is better)"
+
 
 def analyse(
     conditions: Sequence[Condition],
     compared: Compared,
     controls: Mapping[str, Control],
-    measure: Measure = "bits_per_byte",
+    measure: str = "bits_per_byte",
 ) -> Findings:
     """Raises ValueError where nothing has a value."""
     whole = [condition for condition in conditions if condition.is_whole]
@@ -78,13 +89,14 @@ def analyse(
     groups = {name: [lang for lang in own if lang in langs] for name, own in compared.groups.items()} or {"": langs}
     lines = [_line(condition, asked, compared, own, name) for name, own in groups.items() if own for condition in asked]
     lines = sorted(_with_corrected(lines), key=_place)
-    outcomes = [
-        _outcome(name, of, [one for one in conditions if one.control == name], langs) for name, of in controls.items()
-    ]
+    better: Verdict = "lower" if less_is_better(measure) else "higher"
+    pairs = {name: [one for one in conditions if one.control == name] for name in controls}
+    outcomes = [_outcome(name, of, pairs[name], langs, better) for name, of in controls.items()]
     anywhere = {lang for condition in whole for of in condition.values.values() for lang in of}
     return Findings(
         langs,
-        UNITS[measure],
+        unit(measure),
+        better,
         _reference_words(lines, compared),
         lines,
         [condition for condition in conditions if not condition.is_whole],
@@ -119,7 +131,7 @@ def _line(
 ) -> Line:
     reference = _reference(condition, others, compared)
     across = condition.parameters.get(compared.across) if compared.across is not None else None
-    divided = [_word(condition.parameters.get(compared.lines), compared)] if compared.lines is not None else []
+    divided = [_word(condition.parameters.get(key), compared) for key in compared.lines]
     named = condition.name or label(condition.parameters, compared)
     return Line(
         condition,
@@ -169,12 +181,12 @@ def difference(first: Condition, second: Condition, langs: Sequence[str]) -> Con
     return contrast(*runs)
 
 
-def _outcome(name: str, of: Control, pair: Sequence[Condition], langs: Sequence[str]) -> Outcome:
+def _outcome(name: str, of: Control, pair: Sequence[Condition], langs: Sequence[str], better: Verdict) -> Outcome:
     if len(pair) != 2 or not all(condition.is_whole for condition in pair):
         return Outcome(name, of, None, None)
     found = difference(pair[0], pair[1], langs)
-    # Less is better: an effect is only the expected one if it is for the better.
-    seen = found.overall.verdict == "lower" if of.expected == "detected" else found.overall.verdict in CLEAR
+    # An effect is only the expected one if it is for the better.
+    seen = found.overall.verdict == better if of.expected == "detected" else found.overall.verdict in CLEAR
     return Outcome(name, of, found, seen == (of.expected == "detected"))
 
 

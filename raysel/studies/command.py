@@ -1,15 +1,17 @@
-"""`raysel study NAME`: makes what the study needs, runs its conditions as the trials of a sweep, says what came out."""
+"""`raysel study NAME [EXPERIMENT]`: makes what a study needs, runs its conditions as trials, says what came out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from raysel.errors import IncompleteError
-from raysel.evaluation.heldout import METRIC
 from raysel.execution import local_scratch, run_folder
 from raysel.experiment import checked
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
@@ -22,19 +24,21 @@ from raysel.studies.levelling import of_lines
 from raysel.studies.made import SCHEME, with_paths
 from raysel.studies.page import study_page
 from raysel.studies.plan import Plan, read_plan
-from raysel.studies.results import Condition
+from raysel.studies.results import COVERAGE, Condition
 from raysel.studies.settings import StudyError, load_study, names
 from raysel.studies.verdict import answer, control_words, difference_words, verdict_word
+from raysel.sweep.objective import chosen_rows
 from raysel.sweep.records import TrialRecord
 from raysel.sweep.trials import Search, shown
 
 
-def run_study(name: str, overrides: Sequence[str] = ()) -> int:
-    """Run a study's small form, or what is left of it; print the verdict. Returns the exit code, 0.
+def run_study(name: str, overrides: Sequence[str] = (), file: Path | None = None) -> int:
+    """Run a study (its small form, or the full one over the experiment in `file`), or what is left of it; print the
+    verdict. Returns the exit code, 0.
 
     `IncompleteError` where no condition came to an end.
     """
-    plan = read_plan(name, overrides)
+    plan = read_plan(name, overrides, file)
     store = plan.made.store
     store.refuse_unwritable()
     log = local_scratch(store, plan.run_name) / "log.txt"
@@ -58,7 +62,7 @@ def list_studies() -> None:
 
 def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
     from raysel.cluster import Cluster
-    from raysel.sweep.command import concurrency_of
+    from raysel.sweep.command import concurrency_of, refuse_points_that_cannot_run
     from raysel.sweep.live import LiveTrials
     from raysel.sweep.sweep_progress import SweepProgress
     from raysel.sweep.tuning import tune_trials
@@ -69,7 +73,8 @@ def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
         _refuse_another_corpus(plan, plan.made.own_corpus(cluster, console))
         plan.made.make(sorted(plan.wanted()), cluster, console)
         search = plan.search(plan.made.paths)
-        if plan.study.small.measure == "coverage":
+        refuse_points_that_cannot_run(search, store)
+        if plan.form.measure == COVERAGE:
             return measured_choices(search, plan.conditions, store, cluster, console)
         concurrency = concurrency_of(search, cluster, console)
         progress = SweepProgress(search, store, concurrency=concurrency, devices=cluster.gpus() or cluster.cpus())
@@ -85,7 +90,7 @@ def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
 def _refuse_another_corpus(plan: Plan, corpus: Artifact) -> None:
     """`StudyError` where the study asks of languages that the corpus does not have."""
     there = set(corpus.summary["languages"])
-    compared, form = plan.study.compared, plan.study.small
+    compared, form = plan.compared, plan.form
     needed = {*compared.languages, *plan.data.get("languages", {}).get("chosen", [])}
     for of in plan.conditions:
         needed.update(of.parameters.get("languages.chosen", []))
@@ -124,18 +129,27 @@ def _gather(
             artifact = store.artifact(*address.split("/"))
             if artifact is None:
                 raise FileNotFoundError(f"{store.shown(address)}, the results of trial {record.number}, is gone")
-            rows = [row for row in artifact.read("results").to_pylist() if row["metric"] == METRIC]
-            values[record.seed] = {row["lang"]: float(row["value"]) for row in rows}
+            [objective] = search.space.objective
+            values[record.seed] = _by_language(chosen_rows(objective, artifact.read("results").to_pylist()).values())
             addresses[record.seed] = address
         found.append(replace(condition, values=values, addresses=addresses, missing=missing))
     return found
+
+
+def _by_language(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean over the tasks of each language."""
+    tasks: dict[str, list[float]] = {}
+    for row in rows:
+        tasks.setdefault(row["lang"], []).append(float(row["value"]))
+    return {lang: fmean(values) for lang, values in tasks.items()}
 
 
 def _tell_question(plan: Plan, console: Console) -> None:
     study = plan.study
     console.print(f"{study.title}: {study.question}", highlight=False, markup=False)
     console.print(
-        f"{len(plan.conditions)} conditions x {len(plan.seeds)} seeds on the small form; {study.source}",
+        f"{len(plan.conditions)} conditions x {len(plan.seeds)} seeds "
+        f"{'on the small form' if plan.file is None else f'over {plan.file}'}; {study.source}",
         highlight=False,
         markup=False,
     )
@@ -164,8 +178,8 @@ def _report(
         reasons = [f"  {of.name or shown(of.parameters)}: {why}" for of in conditions for why in of.missing.values()]
         listed = "\n".join(dict.fromkeys(reasons[:5]))
         raise IncompleteError(f"no condition of the study came to an end with every seed; what did not:\n{listed}")
-    findings = analyse(conditions, plan.study.compared, plan.controls, plan.study.small.measure)
-    page = study_page(plan.name, plan.study, findings, conditions, plan.data, overrides)
+    findings = analyse(conditions, plan.compared, plan.controls, plan.form.measure)
+    page = study_page(plan, findings, conditions, overrides)
     store.write_bytes(f"{folder}/report.html", page.encode())
     console.print(conditions_table(findings))
     for outcome in findings.outcomes:
@@ -175,9 +189,9 @@ def _report(
         console.print(
             f"missing: {of.name or shown(of.parameters)}: {why}", style="yellow", markup=False, highlight=False
         )
-    levelled = of_lines(findings.lines) if plan.study.compared.saturation else []
+    levelled = of_lines(findings.lines) if plan.compared.saturation else []
     console.print(answer(findings, levelled), style="bold", highlight=False, markup=False)
-    console.print(f"it cannot show {plan.study.small.cannot_show}", highlight=False, markup=False)
+    console.print(f"it cannot show {plan.form.cannot_show}", highlight=False, markup=False)
     console.print(f"report: {store.shown(f'{folder}/report.html')}", highlight=False, markup=False)
 
 
@@ -188,5 +202,5 @@ def conditions_table(findings: Findings) -> Table:
     for line in findings.lines:
         mean = f"{decimal(line.mean.value)} [{decimal(line.mean.low)}, {decimal(line.mean.high)}]"
         against = difference_words(line.against, findings.unit) if line.against is not None else ""
-        table.add_row(line.label, mean, against, verdict_word(line))
+        table.add_row(line.label, mean, against, verdict_word(line, findings))
     return table

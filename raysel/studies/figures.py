@@ -42,7 +42,8 @@ def conditions_figure(name: str, findings: Findings, axis: str) -> DataFigure:
         for seed, of in sorted(line.condition.values.items())
     ]
     placed = all(row["across"] is not None for row in rows) and len({row["across"] for row in rows}) > 1
-    draw = partial(_over, axis=axis, unit=findings.unit) if placed else partial(_in_rows, unit=findings.unit)
+    draw = partial(_over, axis=axis) if placed else _in_rows
+    draw = partial(draw, unit=findings.unit, measure=findings.axis)
     return DataFigure.of(name, rows, draw)
 
 
@@ -61,16 +62,16 @@ def front_figure(name: str, findings: Findings) -> DataFigure | None:
         for line in findings.lines
         for seed, separability in sorted(line.condition.separability.items())
     ]
-    return DataFigure.of(name, rows, partial(_front, unit=findings.unit)) if rows else None
+    return DataFigure.of(name, rows, partial(_front, unit=findings.unit, measure=findings.axis)) if rows else None
 
 
-def _front(name: str, rows: Sequence[Row], *, unit: str) -> Markup:
+def _front(name: str, rows: Sequence[Row], *, unit: str, measure: str) -> Markup:
     groups = list(dict.fromkeys(row["line"] for row in rows))
     with drawing(WIDTH, HEIGHT) as figure:
         axes = place(figure, LEFT, TOP, RIGHT, BOTTOM)
         for number, group in enumerate(groups):
             _front_line(axes, [row for row in rows if row["line"] == group], CATEGORICAL[number % len(CATEGORICAL)])
-        _measure_axis(axes, unit, across=False)
+        _measure_axis(axes, measure, across=False)
         axes.set_xmargin(0.12)
         axes.set_xlabel("mean separability of what was chosen (more is better)")
         return inline(figure, name, f"{unit} against the mean separability of what was chosen")
@@ -96,7 +97,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _in_rows(name: str, rows: Sequence[Row], *, unit: str) -> Markup:
+def _in_rows(name: str, rows: Sequence[Row], *, unit: str, measure: str) -> Markup:
     names = list(dict.fromkeys(row["condition"] for row in rows))
     shown = [shorten(one, LABEL_CHARACTERS) for one in names]
     left = 20 + PIXELS_PER_CHARACTER * max(len(one) for one in shown)
@@ -109,7 +110,7 @@ def _in_rows(name: str, rows: Sequence[Row], *, unit: str) -> Markup:
             _mark(axes, [row["value"] for row in own], at, own[0])
             if own[0]["compared_with"]:
                 axes.axvline(own[0]["mean"], color=LIGHT["before"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-        _measure_axis(axes, unit, across=True)
+        _measure_axis(axes, measure, across=True)
         return inline(figure, name, f"{unit} of every condition")
 
 
@@ -124,7 +125,7 @@ def _mark(axes: Axes, values: Sequence[float], at: float, row: Row) -> None:
               markerfacecolor=colour if filled else LIGHT["paper"], markeredgewidth=1.6)  # fmt: skip
 
 
-def _over(name: str, rows: Sequence[Row], *, axis: str, unit: str) -> Markup:
+def _over(name: str, rows: Sequence[Row], *, axis: str, unit: str, measure: str) -> Markup:
     groups = list(dict.fromkeys(row["line"] for row in rows))
     places = sorted({row["across"] for row in rows})
     logarithmic = places[0] > 0 and places[-1] / places[0] > 20
@@ -137,7 +138,7 @@ def _over(name: str, rows: Sequence[Row], *, axis: str, unit: str) -> Markup:
         for number, group in enumerate(groups):
             own = [row for row in rows if row["line"] == group]
             _line(axes, own, CATEGORICAL[number % len(CATEGORICAL)])
-        _measure_axis(axes, unit, across=False)
+        _measure_axis(axes, measure, across=False)
         axes.set_xlabel(axis)
         _name_lines(axes, rows, groups)
         return inline(figure, name, f"{unit} over {axis}")
@@ -174,11 +175,11 @@ def _name_lines(axes: Axes, rows: Sequence[Row], groups: Sequence[str]) -> None:
                       color=CATEGORICAL[number % len(CATEGORICAL)], annotation_clip=False)  # fmt: skip
 
 
-def _measure_axis(axes: Axes, unit: str, *, across: bool) -> None:
+def _measure_axis(axes: Axes, measure: str, *, across: bool) -> None:
     axis = axes.xaxis if across else axes.yaxis
     axes.grid(axis="x" if across else "y", color=LIGHT["grid"], linewidth=1)
     axes.set_axisbelow(True)
     (axes.set_xmargin if across else axes.set_ymargin)(0.08)
     axis.set_major_locator(MaxNLocator(5))
     axis.set_major_formatter(lambda value, _: axis_number(value))
-    axis.set_label_text(f"{unit} (less is better)")
+    axis.set_label_text(measure)

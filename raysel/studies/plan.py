@@ -1,4 +1,4 @@
-"""A study's small form, read and checked: its conditions as points of a sweep."""
+"""A study, small or over an experiment of the user's, read and checked: its conditions as points of a sweep."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from raysel.evaluation.heldout import METRIC
-from raysel.experiment import checked, resolve_paths
+from raysel.experiment import checked, read_experiment, resolve_paths
 from raysel.store import Store
 from raysel.studies.made import READING, SCHEME, Made, named_in, replaced, with_paths, with_reading
-from raysel.studies.results import Condition
-from raysel.studies.settings import FILES, Control, SmallForm, Study, StudyError, load_shared, load_study
+from raysel.studies.results import COVERAGE, Condition
+from raysel.studies.settings import (
+    FILES,
+    Compared,
+    Control,
+    Form,
+    SharedSettings,
+    Study,
+    StudyError,
+    load_shared,
+    load_study,
+)
 from raysel.sweep.settings import Space
 from raysel.sweep.space import Point, grid
 from raysel.sweep.trials import Search, value_at
@@ -18,11 +28,12 @@ from raysel.sweep.trials import Search, value_at
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's small form, read: its experiment as data (which may name what is still to be made), the conditions,
-    still without values, and what is made first."""
+    """A form of a study, read: its experiment as data (which may name what is still to be made), the conditions, still
+    without values, and what is made first. file: the user's experiment; None of the small form."""
 
     name: str
     study: Study
+    file: Path | None
     data: dict[str, Any]
     conditions: list[Condition]
     controls: dict[str, Control]
@@ -30,14 +41,26 @@ class Plan:
 
     @property
     def run_name(self) -> str:
-        return f"study-{self.name}"
+        return f"study-{self.name}" if self.file is None else f"study-{self.name}-{self.file.stem}"
+
+    @property
+    def form(self) -> Form:
+        return self.study.small if self.file is None else self.study.full
+
+    @property
+    def compared(self) -> Compared:
+        own = self.study.full.compared if self.file is not None else None
+        return own or self.study.compared
 
     @property
     def seeds(self) -> list[int]:
-        return self.study.small.seeds
+        return self.form.seeds
 
     def space(self, points: Sequence[Point]) -> Space:
-        return Space.model_validate({"points": points, "seeds": self.seeds, "objective": {"metric": METRIC}})
+        # Nothing is trained for a coverage, nor looked up in the results.
+        metric = METRIC if self.form.measure == COVERAGE else self.form.measure
+        objective = {"metric": metric, "tasks": self.form.tasks}
+        return Space.model_validate({"points": points, "seeds": self.seeds, "objective": objective})
 
     def wanted(self) -> set[str]:
         """What is to be made."""
@@ -54,18 +77,19 @@ class Plan:
         return search
 
 
-def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
-    """Read and check a study. Raises `StudyError`, `ExperimentError`, `SpaceError`."""
+def read_plan(name: str, overrides: Sequence[str] = (), file: Path | None = None) -> Plan:
+    """Read and check a study, its small form or the full one over the experiment in `file`. Raises `StudyError`,
+    `ExperimentError`, `SpaceError`."""
     study, shared = load_study(name), load_shared()
-    form = study.small
-    data = merged(shared.experiment, form.experiment) | {"name": "study", "storage": str(Path.cwd() / "out")}
-    resolve_paths(data, Path(str(FILES)), overrides)
+    form = study.small if file is None else study.full
+    models = form.models if file is not None else shared.models | form.models
+    data = _data(shared, form, file, overrides)
     if "://" in data["storage"]:
         raise StudyError(
             f"study {name}: storage {data['storage']!r} is no folder, and the models that it makes need one"
         )
     store = Store(data["storage"])
-    made = Made(name, data, store, shared.corpora | form.corpora, shared.models | form.models)
+    made = Made(name, data, store, shared.corpora | form.corpora, models)
     if form.corpus is not None:
         data = replaced(data, {**READING, "corpus.path": f"{SCHEME}corpus/{form.corpus}"})
     experiment = checked(with_paths(data, made.supposed()), where=f"study {name}")
@@ -76,9 +100,21 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     _refuse_what_the_study_decides(name, [point for _, point, _ in asked], overrides)
     asked += [("", dict(point), key) for key, of in controls.items() for point in (of.first, of.second)]
     conditions = [Condition(number, *of, values={}) for number, of in enumerate(asked)]
-    plan = Plan(name, study, data, conditions, controls, made)
+    plan = Plan(name, study, file, data, conditions, controls, made)
     plan.search(made.supposed())
     return plan
+
+
+def _data(shared: SharedSettings, form: Form, file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """The experiment that all conditions share. What the user set comes last."""
+    if file is not None:
+        given = read_experiment(file, overrides)
+        own = merged(given, form.experiment)
+        resolve_paths(own, file.parent, overrides)
+        return own
+    data = merged(shared.experiment, form.experiment) | {"name": "study", "storage": str(Path.cwd() / "out")}
+    resolve_paths(data, Path(str(FILES)), overrides)
+    return data
 
 
 def _refuse_what_the_study_decides(name: str, points: Sequence[Point], overrides: Sequence[str]) -> None:
@@ -90,7 +126,7 @@ def _refuse_what_the_study_decides(name: str, points: Sequence[Point], overrides
             raise StudyError(f"--set {override!r}: study {name} decides {key} itself, {why}; a sweep can vary anything")
 
 
-def _points(form: SmallForm, dump: Mapping[str, Any]) -> list[tuple[str, Point]]:
+def _points(form: Form, dump: Mapping[str, Any]) -> list[tuple[str, Point]]:
     """The names (where they have any) and keys of what is asked."""
     if form.points:
         return [(name, dict(point)) for name, point in form.points.items()]

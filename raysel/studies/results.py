@@ -2,11 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-# Of both less is better.
-Measure = Literal["bits_per_byte", "coverage"]
-UNITS: dict[Measure, str] = {"bits_per_byte": "bits per byte", "coverage": "distance to the nearest chosen sample"}
+from raysel.report.result_lines import lower_is_better
+
+COVERAGE = "coverage"
+UNITS = {"bits_per_byte": "bits per byte", COVERAGE: "distance to the nearest chosen sample"}
+
+
+def unit(measure: str) -> str:
+    """In words; of a metric of the results its name."""
+    return UNITS.get(measure, measure)
+
+
+def less_is_better(measure: str) -> bool:
+    return measure == COVERAGE or lower_is_better(measure)
 
 
 @dataclass(frozen=True)

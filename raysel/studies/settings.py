@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from raysel.errors import UserError
+from raysel.evaluation.heldout import METRIC
 from raysel.experiment import explain, parse_yaml
 from raysel.models.settings import BaseModelSettings
 from raysel.settings import Section
-from raysel.studies.results import Measure
 from raysel.sweep.settings import Parameter
 
 FILES = files("raysel.studies") / "files"
@@ -57,7 +57,7 @@ class Control(Section):
 class Compared(Section):
     """What is compared with what.
 
-    across: the key on the horizontal axis (left open: the conditions one below the other); lines: the key that divides
+    across: the key on the horizontal axis (left open: the conditions one below the other); lines: the keys that divide
     them into lines; reference: the keys and values of the condition that every other is compared with, of several the
     one that is equal in all other keys. languages: those whose mean counts (left open: all); groups: name -> languages,
     in place of one mean one for each group. named: how keys and values are called in figures and tables; unnamed: keys
@@ -65,7 +65,7 @@ class Compared(Section):
     """
 
     across: str | None = None
-    lines: str | None = None
+    lines: list[str] = []
     reference: dict[str, JsonValue] = {}
     languages: list[str] = []
     groups: dict[str, list[str]] = {}
@@ -74,20 +74,22 @@ class Compared(Section):
     unnamed: list[str] = []
 
 
-class SmallForm(Section):
-    """The study on two cores in minutes.
+class Form(Section):
+    """The study over an experiment: in its small form over one for two cores and minutes that all studies share.
 
-    The conditions (`parameters` as a space has them, or `points` by their names), each with every seed. measure: bits
-    per byte after training; or the coverage of what is chosen (how far what was left out is from the nearest chosen
-    sample, over the vectors), for which nothing is trained. corpus: the derived corpus that the conditions are of, in
-    place of the experiment's own. experiment: changes to the shared small experiment. controls: own ones beside the
-    shared ones that are named. shows, cannot_show: what such a small model can tell, and what it cannot.
+    The conditions (`parameters` as a space has them, or `points` by their names), each with every seed. measure: a
+    metric of the results (bits per byte of what is held out, an accuracy), of `tasks`; or the coverage of what is
+    chosen (how far what was left out is from the nearest chosen sample, over the vectors), for which nothing is
+    trained. corpus: the derived corpus that the conditions are of, in place of the experiment's own. experiment:
+    changes to the experiment. controls: own ones beside the shared ones that are named. shows, cannot_show: what such
+    a run can tell, and what it cannot.
     """
 
     experiment: dict[str, Any] = {}
     parameters: dict[str, Parameter] = {}
     points: dict[str, dict[str, JsonValue]] = {}
-    measure: Measure = "bits_per_byte"
+    measure: str = METRIC
+    tasks: list[str] = Field(["*"], min_length=1)
     corpus: str | None = None
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0, 1, 2], min_length=1)
     corpora: dict[str, DerivedCorpus] = {}
@@ -98,10 +100,18 @@ class SmallForm(Section):
     cannot_show: str
 
     @model_validator(mode="after")
-    def something_is_compared(self) -> "SmallForm":
+    def something_is_compared(self) -> "Form":
         if bool(self.parameters) == bool(self.points):
             raise ValueError("give parameters or points, one of them")
         return self
+
+
+class FullForm(Form):
+    """The study over an experiment of the user's. experiments: the files in `experiments/` that have the models, data
+    and sizes of the papers; compared: where it is not what the small form compares."""
+
+    experiments: list[str] = Field(min_length=1)
+    compared: Compared | None = None
 
 
 class Study(Section):
@@ -114,11 +124,12 @@ class Study(Section):
     claim: str
     published: Literal["selectors", "language_strategy", "language_count", "monolingual", "transfer"] | None = None
     compared: Compared = Compared()
-    small: SmallForm
+    small: Form
+    full: FullForm
 
 
 class SharedSettings(Section):
-    """What the small forms share: see `SmallForm`, which may change and add to it."""
+    """What the studies share: see `Form`, which may change and add to it. experiment, models: of the small forms."""
 
     experiment: dict[str, Any]
     models: dict[str, StudyModel]

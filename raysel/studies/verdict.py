@@ -63,7 +63,7 @@ def _head(group: str) -> str:
 
 def _sorted_out(lines: Sequence[Line], findings: Findings) -> str:
     """What is better, worse and neither."""
-    better, worse = (_clear(lines, verdict) for verdict in ("lower", "higher"))
+    better, worse = (_clear(lines, verdict) for verdict in (findings.better, findings.worse))
     found = [f"better than {findings.reference}: {_listed(better, findings.unit)}"] if better else []
     found += [f"worse than {findings.reference}: {_listed(worse, findings.unit)}"] if worse else []
     if unclear := [line for line in lines if line not in better and line not in worse]:
@@ -127,14 +127,14 @@ def _ends(contrast: Contrast) -> str:
     return f" [{_signed(shown.low)}, {_signed(shown.high)}]" if shown.low is not None else ""
 
 
-def verdict_word(line: Line) -> str:
+def verdict_word(line: Line, findings: Findings) -> str:
     """Of a condition, against what it is compared with."""
     if line.against is None:
         return ""
     overall = line.against.overall
     if overall.verdict is None:
         return "the same" if not overall.interval.value else "cannot be told"
-    return {"lower": "better", "higher": "worse"}.get(overall.verdict, overall.verdict)
+    return {findings.better: "better", findings.worse: "worse"}.get(overall.verdict, overall.verdict)
 
 
 def _clear(lines: Sequence[Line], verdict: str) -> list[Line]:

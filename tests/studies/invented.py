@@ -25,7 +25,7 @@ def invented(plan: Plan) -> list[Condition]:
         }
         addresses = {seed: f"results/{of.number:02d}{seed}" for seed in SEEDS}
         chosen = {}
-        if plan.study.small.measure == "coverage":
+        if plan.form.measure == "coverage":
             chosen = {seed: 0.5 - of.number / 20 + NOISE[seed] for seed in SEEDS}
         found.append(Condition(of.number, of.name, of.parameters, of.control, values, addresses, separability=chosen))
     return found

@@ -1,6 +1,7 @@
 """From values to findings, a verdict and a page."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -136,13 +137,24 @@ def test_several_comparisons_are_corrected_together() -> None:
     assert (same.overall.detectable or 0) > (first.overall.detectable or 0)
 
 
+def test_of_an_accuracy_more_is_better() -> None:
+    findings = analyse(conditions(0.5, planted=1.0), COMPARED, CONTROLS, "acc")
+    assert answer(findings).startswith("Better than random: high by +0.500 acc")
+    assert verdict_word(findings.lines[0], findings) == "better"
+    assert {outcome.name: outcome.holds for outcome in findings.outcomes} == {"planted": True, "permuted": True}
+    assert findings.axis == "acc (more is better)"
+    wrong = analyse(conditions(0.5, planted=-1.0), COMPARED, CONTROLS, "acc")
+    assert {outcome.name: outcome.holds for outcome in wrong.outcomes} == {"planted": False, "permuted": True}
+    assert "the same" not in answer(wrong)
+
+
 def test_the_same_choice_is_the_same_and_not_unknown() -> None:
-    line = analyse([condition(0, {"band": "high"}, 3.0), condition(3, {"band": "random"}, 3.0)], COMPARED, {}).lines[0]
-    assert verdict_word(line) == "the same"
+    same = analyse([condition(0, {"band": "high"}, 3.0), condition(3, {"band": "random"}, 3.0)], COMPARED, {})
+    assert verdict_word(same.lines[0], same) == "the same"
 
 
 def test_better_here_and_worse_there_are_both_said_with_the_trend() -> None:
-    compared = Compared(across="size", lines="band", reference={"band": "random"}, named={"band": ""})
+    compared = Compared(across="size", lines=["band"], reference={"band": "random"}, named={"band": ""})
     some = [
         # Numbers that give the two conditions of a pair other noise.
         condition(
@@ -166,7 +178,7 @@ def test_languages_that_have_no_place_are_named() -> None:
 
 
 def test_each_is_compared_with_the_one_that_is_equal_in_all_other_keys() -> None:
-    compared = Compared(across="size", lines="band", reference={"band": "random"})
+    compared = Compared(across="size", lines=["band"], reference={"band": "random"})
     some = [condition(k, {"band": band, "size": size}, 3 - size / 100 - (band == "high"))
             for k, (band, size) in enumerate([("high", 10), ("high", 20), ("random", 10), ("random", 20)])]  # fmt: skip
     lines = analyse(some, compared, {}).lines
@@ -196,8 +208,8 @@ def plan() -> Plan:
 
 def test_the_page_answers_on_top_and_traces_every_value(plan: Plan) -> None:
     values = invented(plan)
-    findings = analyse(values, plan.study.compared, plan.controls)
-    page = study_page(plan.name, plan.study, findings, values, plan.data)
+    findings = analyse(values, plan.compared, plan.controls)
+    page = study_page(plan, findings, values)
     top = page[: page.index("</header>")]
     for text in (plan.study.question, answer(findings), plan.study.small.cannot_show, plan.study.claim):
         assert text.split(":")[0][:60] in top
@@ -206,13 +218,13 @@ def test_the_page_answers_on_top_and_traces_every_value(plan: Plan) -> None:
             assert address in page
     assert page.count("<script") == 1  # the one that sorts tables
     assert not re.search(r"https?://(?!www\.w3\.org)", page)
-    assert page == study_page(plan.name, plan.study, findings, values, plan.data)
+    assert page == study_page(plan, findings, values)
 
 
 def test_what_is_in_a_studys_text_is_text(plan: Plan) -> None:
     values = invented(plan)
     hostile = plan.study.model_copy(update={"title": "<script>alert(1)</script>", "claim": "<img src=x onerror=y>"})
-    page = study_page("x", hostile, analyse(values, hostile.compared, plan.controls), values, plan.data)
+    page = study_page(replace(plan, study=hostile), analyse(values, hostile.compared, plan.controls), values)
     assert page.count("<script") == 1
     assert "<img" not in page
 
@@ -220,7 +232,7 @@ def test_what_is_in_a_studys_text_is_text(plan: Plan) -> None:
 @pytest.mark.parametrize("name", ["separability-band", "curriculum", "transfer"])
 def test_a_figure_is_drawn_from_its_csv(name: str) -> None:
     plan = read_plan(name)
-    figure = conditions_figure("f", analyse(invented(plan), plan.study.compared, plan.controls), "axis")
+    figure = conditions_figure("f", analyse(invented(plan), plan.compared, plan.controls), "axis")
     assert figure.draw("f", read_csv(figure.csv)) == figure.svg
     other = [{**row, "mean": row["mean"] + 0.3} for row in figure.rows]
     assert figure.draw("f", other) != figure.svg
@@ -228,7 +240,7 @@ def test_a_figure_is_drawn_from_its_csv(name: str) -> None:
 
 def test_two_aims_are_drawn_against_each_other_and_from_their_csv() -> None:
     plan = read_plan("pareto")
-    findings = analyse(invented(plan), plan.study.compared, plan.controls, plan.study.small.measure)
+    findings = analyse(invented(plan), plan.compared, plan.controls, plan.form.measure)
     figure = front_figure("f", findings)
     assert figure is not None
     assert figure.draw("f", read_csv(figure.csv)) == figure.svg

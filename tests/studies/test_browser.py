@@ -15,8 +15,8 @@ def page_of(name: str, folder: Path) -> Path:
     plan = read_plan(name)
     values = invented(plan)
     file = folder / f"{name}.html"
-    findings = analyse(values, plan.study.compared, plan.controls, plan.study.small.measure)
-    file.write_text(study_page(name, plan.study, findings, values, plan.data), encoding="utf-8")
+    findings = analyse(values, plan.compared, plan.controls, plan.form.measure)
+    file.write_text(study_page(plan, findings, values), encoding="utf-8")
     return file
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from raysel.errors import UserError
 from raysel.studies import settings
-from raysel.studies.plan import merged, read_plan
+from raysel.studies.plan import Plan, merged, read_plan
 from raysel.studies.settings import StudyError, load_shared, load_study, names
 
 ASKED = {
@@ -22,34 +22,64 @@ def test_the_studies_are_those_that_the_papers_ask() -> None:
     assert set(names()) == ASKED
 
 
+OWN = """\
+name: own
+corpus: {path: corpus.jsonl, heldout: 0.1}
+model: {path: model}
+languages: {pretrain: shares.csv}
+preselect: {rho: 0.2}
+training: {learning_rate: 1.0e-5}
+evaluation: {tasks: ling-informed, dev_share: 0.1}
+"""
+
+
+def plan_of(name: str, form: str, folder: Path, *overrides: str) -> Plan:
+    """The small form, or the full one over an experiment of the user's."""
+    file = folder / "own.yaml"
+    file.write_text(OWN)
+    return read_plan(name, [f"storage={folder}", *overrides], None if form == "small" else file)
+
+
+FORMS = pytest.mark.parametrize("form", ["small", "full"])
+
+
+@FORMS
 @pytest.mark.parametrize("name", names())
-def test_every_study_can_be_read_and_each_of_its_conditions_is_an_experiment(name: str, tmp_path: Path) -> None:
-    plan = read_plan(name, [f"storage={tmp_path}"])
+def test_every_study_can_be_read_and_each_of_its_conditions_is_an_experiment(
+    name: str, form: str, tmp_path: Path
+) -> None:
+    plan = plan_of(name, form, tmp_path)
     search = plan.search(plan.made.supposed())
     experiments = [search.trial(point, seed, name="trial") for point in search.points() or [] for seed in search.seeds]
-    assert {experiment.corpus.seed for experiment in experiments} == {0}  # what is held out is the same in all
+    own = {of.seed if of.corpus.seed is None else of.corpus.seed for of in experiments}
+    assert own == {0}  # what is held out is the same in all
     assert all(experiment.evaluation.models == ["tuned"] for experiment in experiments)
     assert not any(warning for experiment in experiments for warning in experiment.warnings() if "unknown" in warning)
 
 
+@FORMS
 @pytest.mark.parametrize("name", names())
-def test_every_study_has_a_control_that_must_be_seen_and_one_that_must_not(name: str, tmp_path: Path) -> None:
-    plan = read_plan(name, [f"storage={tmp_path}"])
+def test_every_study_has_a_control_that_must_be_seen_and_one_that_must_not(
+    name: str, form: str, tmp_path: Path
+) -> None:
+    plan = plan_of(name, form, tmp_path)
     assert {control.expected for control in plan.controls.values()} == {"detected", "not detected"}
     for key in plan.controls:
         assert [condition.control for condition in plan.conditions].count(key) == 2
 
 
+@FORMS
 @pytest.mark.parametrize("name", names())
-def test_what_is_compared_with_is_there(name: str, tmp_path: Path) -> None:
-    plan = read_plan(name, [f"storage={tmp_path}"])
-    compared = plan.study.compared
+def test_what_is_compared_with_is_there(name: str, form: str, tmp_path: Path) -> None:
+    plan = plan_of(name, form, tmp_path)
+    compared = plan.compared
     keys = {key for condition in plan.conditions for key in condition.parameters}
-    for key in filter(None, (compared.across, compared.lines, *compared.reference)):
+    for key in filter(None, (compared.across, *compared.lines, *compared.reference)):
         assert key in keys
     asked = [condition.parameters for condition in plan.conditions if condition.control is None]
     assert any(all(of.get(key) == value for key, value in compared.reference.items()) for of in asked)
-    assert {lang for langs in compared.groups.values() for lang in langs} <= DEMO_LANGUAGES
+    if form == "small":
+        assert {lang for langs in compared.groups.values() for lang in langs} <= DEMO_LANGUAGES
 
 
 @pytest.mark.parametrize("name", names())
@@ -57,22 +87,30 @@ def test_every_study_is_asked_in_words(name: str) -> None:
     study = load_study(name)
     assert study.question.endswith("?")
     assert study.claim.endswith(".")
-    for text in (study.small.shows, study.small.cannot_show):
+    for text in (study.small.shows, study.small.cannot_show, study.full.shows, study.full.cannot_show):
         assert text.endswith(".")
         assert text[0].islower()  # it ends a sentence that the page begins
 
 
-def test_what_is_made_first_is_used_and_is_there() -> None:
+@FORMS
+def test_what_is_made_first_is_used_and_is_there(form: str, tmp_path: Path) -> None:
     shared = load_shared()
     for name in names():
-        plan, form = read_plan(name), load_study(name).small
-        known = plan.made.supposed()
+        plan = plan_of(name, form, tmp_path)
+        own_form, known = plan.form, plan.made.supposed()
         assert plan.wanted() <= known.keys()
-        own = {f"made://corpus/{key}" for key in form.corpora} | {f"made://model/{key}" for key in form.models}
-        by_models = {f"made://corpus/{of.corpus}" for of in form.models.values() if of.corpus}
-        assert form.corpus is None or form.corpus in form.corpora
+        own = {f"made://corpus/{key}" for key in own_form.corpora} | {f"made://model/{key}" for key in own_form.models}
+        by_models = {f"made://corpus/{of.corpus}" for of in own_form.models.values() if of.corpus}
+        assert own_form.corpus is None or own_form.corpus in own_form.corpora
         assert own <= plan.wanted() | by_models, name
-        assert set(form.shared_controls) <= shared.controls.keys()
+        assert set(own_form.shared_controls) <= shared.controls.keys()
+
+
+def test_what_the_user_says_of_the_experiment_counts(tmp_path: Path) -> None:
+    plan = plan_of("transfer", "full", tmp_path, "mixture.pivot_rows=50")
+    assert plan.data["mixture"]["pivot_rows"] == 50  # the study's own: 10,000
+    assert plan.data["corpus"]["path"] == str(tmp_path / "corpus.jsonl")
+    assert plan.run_name == "study-transfer-own"
 
 
 def test_an_unknown_study_is_told_which_there_are() -> None:
@@ -135,6 +173,7 @@ def test_a_wrong_file_is_told_what_is_wrong(
     good = {
         "title": "A", "question": "Why?", "source": "S", "claim": "C.",
         "small": {"shows": "a.", "cannot_show": "b.", "points": {"one": {"preselect.rho": 0.5}}},
+        "full": {"shows": "a.", "cannot_show": "b.", "points": {"one": {"preselect.rho": 0.5}}, "experiments": ["x"]},
     }  # fmt: skip
     tmp_path.joinpath("mine.yaml").write_text(yaml.safe_dump(good))
     load_study("mine")

@@ -54,6 +54,15 @@ STUDY = {
         "seeds": [0, 1],
         "parameters": {"preselect.size": {"grid": [60, 300]}, "preselect.rho": {"grid": [None]}},
     },
+    "full": {
+        "experiments": ["own.yaml"],
+        "shows": "whether they do.",
+        "cannot_show": "why.",
+        "seeds": [3],
+        "measure": "acc",
+        "tasks": ["*_en", "*_sw"],
+        "parameters": {"preselect.size": {"grid": [60, 90]}, "preselect.rho": {"grid": [None]}},
+    },
 }
 
 
@@ -112,3 +121,37 @@ def test_a_study_that_is_killed_carries_on_and_answers_with_rows_of_results(ray_
 
 
 SHARED_LANGUAGES = ("ar", "de", "el", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "vi", "zh")
+
+
+@pytest.mark.slow
+def test_a_study_over_an_experiment_of_ones_own(ray_address: str, tmp_path: Path, tiny_llama: Path) -> None:
+    """Its accuracies are those of the results: the mean of each language's tasks, of which more is better."""
+    files, store = tmp_path / "files", Store(str(tmp_path / "out"))
+    files.mkdir()
+    files.joinpath(settings.SHARED).write_text(yaml.safe_dump(SHARED))
+    files.joinpath("samples.yaml").write_text(yaml.safe_dump(STUDY))
+    own = {
+        "corpus": SHARED["experiment"]["corpus"],
+        "model": {"path": str(tiny_llama), "template": "plain"},
+        "embedding": SHARED["experiment"]["embedding"],
+        "training": SHARED["experiment"]["training"],
+        "evaluation": {"tasks": str(REPOSITORY / "raysel/demo/eval"), "limit": 4, "workers": 1, "cpus_per_worker": 1},
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    changes = ["--set", f"storage={tmp_path / 'out'}", "--set", "training.learning_rate=1.0e-3"]
+    command = [sys.executable, "-c", PROGRAM, str(files), "study", "samples", "own.yaml", *changes]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    conditions = json.loads(store.read_bytes("runs/study-samples-own/study.json"))
+    assert [of["parameters"]["preselect.size"] for of in conditions] == [60, 90]
+    for of in conditions:
+        artifact = store.artifact(*of["results"]["3"].split("/"))
+        assert artifact is not None
+        rows = [row for row in artifact.read("results").to_pylist() if row["metric"] == "acc"]
+        for lang in ("en", "sw"):
+            scores = [row["value"] for row in rows if row["lang"] == lang]
+            assert of["values"]["3"][lang] == pytest.approx(sum(scores) / len(scores))
+        assert set(of["values"]["3"]) == {"en", "sw"}
+    page = store.read_bytes("runs/study-samples-own/report.html").decode()
+    assert "More is better." in page
+    assert "raysel study samples own.yaml --set" in page
