@@ -24,7 +24,7 @@ from raysel.studies.levelling import of_lines
 from raysel.studies.made import SCHEME, with_paths
 from raysel.studies.page import study_page
 from raysel.studies.plan import Plan, read_plan
-from raysel.studies.results import COVERAGE, Condition
+from raysel.studies.results import COVERAGE, Condition, as_data
 from raysel.studies.settings import StudyError, load_study, names
 from raysel.studies.verdict import answer, control_words, difference_words, verdict_word
 from raysel.sweep.objective import chosen_rows
@@ -159,21 +159,7 @@ def _report(
     plan: Plan, store: Store, conditions: Sequence[Condition], overrides: Sequence[str], console: Console
 ) -> None:
     folder = run_folder(plan.run_name)
-    store.write_json(
-        f"{folder}/study.json",
-        [
-            {
-                "name": of.name,
-                "parameters": dict(of.parameters),
-                "control": of.control,
-                "values": {str(seed): dict(found) for seed, found in of.values.items()},
-                "results": {str(seed): address for seed, address in of.addresses.items()},
-                "missing": {str(seed): why for seed, why in of.missing.items()},
-                "separability": {str(seed): value for seed, value in of.separability.items()},
-            }
-            for of in conditions
-        ],
-    )
+    store.write_json(f"{folder}/study.json", as_data(conditions))
     if not any(of.is_whole for of in conditions if of.control is None):
         reasons = [f"  {of.name or shown(of.parameters)}: {why}" for of in conditions for why in of.missing.values()]
         listed = "\n".join(dict.fromkeys(reasons[:5]))

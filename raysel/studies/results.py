@@ -42,6 +42,43 @@ class Condition:
         return bool(self.values) and not self.missing
 
 
+def as_data(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+    """For a JSON file."""
+    return [
+        {
+            "name": of.name,
+            "parameters": dict(of.parameters),
+            "control": of.control,
+            "values": {str(seed): dict(found) for seed, found in of.values.items()},
+            "results": {str(seed): address for seed, address in of.addresses.items()},
+            "missing": {str(seed): why for seed, why in of.missing.items()},
+            "separability": {str(seed): value for seed, value in of.separability.items()},
+        }
+        for of in conditions
+    ]
+
+
+def from_data(data: Sequence[Mapping[str, Any]]) -> list[Condition]:
+    """What `as_data` gave."""
+
+    def by_seed(of: Mapping[str, Any]) -> dict[int, Any]:
+        return {int(seed): value for seed, value in of.items()}
+
+    return [
+        Condition(
+            number,
+            of["name"],
+            of["parameters"],
+            of["control"],
+            by_seed(of["values"]),
+            by_seed(of["results"]),
+            by_seed(of["missing"]),
+            by_seed(of["separability"]),
+        )
+        for number, of in enumerate(data)
+    ]
+
+
 def languages(conditions: Sequence[Condition]) -> list[str]:
     """Those that every condition with values has a value of."""
     found = [set(of) for condition in conditions for of in condition.values.values()]

@@ -1,0 +1,91 @@
+"""docs/studies/: a page for each study, with what its small form gave.
+
+`python -m raysel.studies.document STORAGE FOLDER` writes the pages of the studies that ran in a storage: the text, the
+figure, and the figure's data.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from markupsafe import Markup
+
+from raysel.execution import run_folder
+from raysel.report.figure_data import DataFigure
+from raysel.report.formats import decimal
+from raysel.report.palette import LIGHT
+from raysel.store import Store
+from raysel.studies.analysis import Findings, analyse
+from raysel.studies.figures import conditions_figure
+from raysel.studies.levelling import of_lines
+from raysel.studies.page import command_of
+from raysel.studies.plan import Plan, read_plan
+from raysel.studies.results import from_data
+from raysel.studies.settings import names
+from raysel.studies.verdict import answer, control_words, difference_words, verdict_word
+
+VARIABLE = re.compile(r"var\(--([a-z-]+)\)")
+FONT = "font-family: system-ui, sans-serif; background: #fff"
+
+
+def document(plan: Plan, findings: Findings) -> str:
+    """The page as Markdown; its figure is `<name>.svg` beside it."""
+    study, small, full = plan.study, plan.study.small, plan.study.full
+    levelled = of_lines(findings.lines) if plan.compared.saturation else []
+    controls = [f"- {of.of.what}: {control_words(of, findings.unit)}" for of in findings.outcomes]
+    over = "\n".join(command_of(plan.name, Path("experiments") / file) for file in full.experiments)
+    parts = [
+        f"# {study.title}",
+        study.question,
+        f"{study.source}: {study.claim}",
+        f"## Small\n\n```bash\n{command_of(plan.name, None)}\n```",
+        f"**{answer(findings, levelled)}**",
+        f"![{findings.axis} of every condition]({plan.name}.svg)",
+        f"Small points are seeds, bars 95% intervals over them; a hollow mark differs by no more than noise from what "
+        f"it is compared with, or was not compared. [The figure's data]({plan.name}.csv).",
+        "\n".join(_table(findings)),
+        "Controls:\n\n" + "\n".join(controls),
+        f"It shows {small.shows} It cannot show {small.cannot_show}",
+        f"## In full\n\n```bash\n{over}\n```",
+        f"It shows {full.shows} It cannot show {full.cannot_show}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(findings: Findings) -> Iterator[str]:
+    yield f"| condition | {findings.unit} | against {findings.reference or 'nothing'} | |"
+    yield "| --- | ---: | ---: | --- |"
+    for line in findings.lines:
+        against = difference_words(line.against, "").replace("  ", " ") if line.against is not None else ""
+        mean = f"{decimal(line.mean.value, 3)} [{decimal(line.mean.low, 3)}, {decimal(line.mean.high, 3)}]"
+        yield f"| {line.label} | {mean} | {against} | {verdict_word(line, findings)} |"
+
+
+def standalone(svg: Markup) -> str:
+    """A figure of a page as a file of its own: with the page's colours by day on white."""
+    coloured = VARIABLE.sub(lambda found: LIGHT[found[1]], str(svg))
+    return coloured.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="{FONT}" ', 1) + "\n"
+
+
+def write(plan: Plan, store: Store, folder: Path) -> bool:
+    """Write the page of a study; False where it did not run in this storage."""
+    data = store.read_json(f"{run_folder(plan.run_name)}/study.json")
+    if data is None:
+        return False
+    compared = plan.compared
+    findings = analyse(from_data(data), compared, plan.controls, plan.form.measure)
+    axis = compared.named.get(compared.across, compared.across) if compared.across is not None else ""
+    figure: DataFigure = conditions_figure(plan.name, findings, axis)
+    (folder / f"{plan.name}.md").write_text(document(plan, findings), encoding="utf-8")
+    (folder / f"{plan.name}.svg").write_text(standalone(figure.svg), encoding="utf-8")
+    (folder / f"{plan.name}.csv").write_text(figure.csv, encoding="utf-8")
+    return True
+
+
+if __name__ == "__main__":
+    storage, target = sys.argv[1:]
+    Path(target).mkdir(parents=True, exist_ok=True)
+    for study in names():
+        there = write(read_plan(study, [f"storage={storage}"]), Store(storage), Path(target))
+        print(f"{study}: {'written' if there else 'did not run in this storage'}")
