@@ -12,7 +12,6 @@ from pathlib import Path
 from markupsafe import Markup
 
 from raysel.execution import run_folder
-from raysel.report.figure_data import DataFigure
 from raysel.report.formats import decimal
 from raysel.report.palette import LIGHT
 from raysel.store import Store
@@ -25,7 +24,7 @@ from raysel.studies.results import from_data
 from raysel.studies.settings import names
 from raysel.studies.verdict import answer, control_words, difference_words, verdict_word
 
-VARIABLE = re.compile(r"var\(--([a-z-]+)\)")
+VARIABLE = re.compile(r"var\(--([a-z0-9-]+)\)")
 FONT = "font-family: system-ui, sans-serif; background: #fff"
 
 
@@ -34,7 +33,8 @@ def document(plan: Plan, findings: Findings) -> str:
     study, small, full = plan.study, plan.study.small, plan.study.full
     levelled = of_lines(findings.lines) if plan.compared.saturation else []
     controls = [f"- {of.of.what}: {control_words(of, findings.unit)}" for of in findings.outcomes]
-    over = "\n".join(command_of(plan.name, Path("experiments") / file) for file in full.experiments)
+    files = [Path("experiments") / file for file in full.experiments]
+    over = "\n".join([command_of(plan.name, file) for file in files] + [f"raysel plan {files[0]} --study {plan.name}"])
     parts = [
         f"# {study.title}",
         study.question,
@@ -73,10 +73,8 @@ def write(plan: Plan, store: Store, folder: Path) -> bool:
     data = store.read_json(f"{run_folder(plan.run_name)}/study.json")
     if data is None:
         return False
-    compared = plan.compared
-    findings = analyse(from_data(data), compared, plan.controls, plan.form.measure)
-    axis = compared.named.get(compared.across, compared.across) if compared.across is not None else ""
-    figure: DataFigure = conditions_figure(plan.name, findings, axis)
+    findings = analyse(from_data(data), plan.compared, plan.controls, plan.form.measure)
+    figure = conditions_figure(plan.name, findings, plan.compared.axis)
     (folder / f"{plan.name}.md").write_text(document(plan, findings), encoding="utf-8")
     (folder / f"{plan.name}.svg").write_text(standalone(figure.svg), encoding="utf-8")
     (folder / f"{plan.name}.csv").write_text(figure.csv, encoding="utf-8")

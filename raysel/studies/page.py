@@ -23,8 +23,7 @@ def study_page(plan: Plan, findings: Findings, conditions: Sequence[Condition], 
     """The page; the same text for the same study. overrides: what was changed of the experiment that all trials share,
     as `key=value`."""
     study, form, compared = plan.study, plan.form, plan.compared
-    axis = compared.named.get(compared.across, compared.across) if compared.across is not None else ""
-    figure = conditions_figure("conditions", findings, axis)
+    figure = conditions_figure("conditions", findings, compared.axis)
     levelled = of_lines(findings.lines) if compared.saturation else []
     context: dict[str, Any] = {
         "name": plan.name,

@@ -73,6 +73,11 @@ class Compared(Section):
     named: dict[str, str] = {}
     unnamed: list[str] = []
 
+    @property
+    def axis(self) -> str:
+        """What the horizontal axis is called; "" where there is none."""
+        return self.named.get(self.across, self.across) if self.across is not None else ""
+
 
 class Form(Section):
     """The study over an experiment: in its small form over one for two cores and minutes that all studies share.
