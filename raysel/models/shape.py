@@ -86,8 +86,7 @@ class Shape:
 
     @property
     def in_blocks(self) -> int:
-        parts = ("attention", "mlp")
-        return sum(s.blocks * (s.norms + sum(s.parameters(part) for part in parts)) for s in self.stacks)
+        return sum(s.blocks * (s.norms + s.parameters("attention") + s.parameters("mlp")) for s in self.stacks)
 
     @property
     def matrices(self) -> int:
@@ -121,7 +120,7 @@ class Shape:
 
 
 def read_shape(config: Mapping[str, Any]) -> Shape:
-    """The shape that a `config.json` says. `ShapeError` for a family that is not known here or a key that is missing."""
+    """The shape that a `config.json` says. `ShapeError` for an unknown family or a missing key."""
     family = str(config.get("model_type"))
     if family not in FAMILIES:
         raise ShapeError(f"model_type {family}: its shape is not known here; known are {', '.join(FAMILIES)}")
