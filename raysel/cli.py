@@ -108,8 +108,14 @@ def plan(
     experiment: ExperimentFile,
     space: Annotated[Path | None, typer.Argument(metavar="[SPACE.yaml]", help="of a sweep over this space")] = None,
     overrides: Overrides = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="rows of the corpus, for the GPU-hours; left out: as published")
+    ] = None,
+    tokens_per_row: Annotated[
+        float | None, typer.Option("--tokens-per-row", min=1, help="tokens of a prompt with its response, on average")
+    ] = None,
 ) -> None:
-    """What would run and why, what is reused, and the disk it takes; of an experiment or of a sweep over it."""
+    """What would run and why, what is reused, memory, disk and time; of an experiment or of a sweep over it."""
     from rich.console import Console
 
     from raysel.experiment import load_experiment
@@ -117,11 +123,14 @@ def plan(
 
     console = Console(soft_wrap=True)
     if space is not None:
+        if rows is not None or tokens_per_row is not None:
+            raise UserError("--rows and --tokens-per-row are of one experiment's plan; leave SPACE.yaml out")
         from raysel.sweep.plan import print_sweep_plan
 
         print_sweep_plan(experiment, space, overrides or [], console)
     else:
-        print_plan(load_experiment(experiment, overrides or []), console)
+        loaded = load_experiment(experiment, overrides or [])
+        print_plan(loaded, console, rows=rows, tokens_per_row=tokens_per_row)
 
 
 @app.command()

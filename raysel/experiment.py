@@ -20,6 +20,7 @@ from raysel.evaluation.suites.expand import suites
 from raysel.languages.settings import LanguagesSettings
 from raysel.mixture.settings import CurriculumSettings, MixtureSettings
 from raysel.models.settings import JINJA_FILES, ModelSettings
+from raysel.planning.operations import Gpu
 from raysel.report.settings import ReportSettings
 from raysel.selection.settings import SelectionSettings
 from raysel.separability.settings import PreselectSettings, SeparabilitySettings
@@ -54,6 +55,7 @@ class ClusterSettings(Section):
     nodes: machines to plan for.
     gpus_per_node: GPUs of each of them.
     gpu_memory_gb: memory of each GPU, in GB; needed beside gpus_per_node.
+    gpu: which GPUs they are, for the hours that are planned (left open: told by gpu_memory_gb, where that is common).
     """
 
     address: str | None = None
@@ -61,12 +63,15 @@ class ClusterSettings(Section):
     nodes: int = Field(1, ge=1)
     gpus_per_node: int = Field(0, ge=0)
     gpu_memory_gb: float | None = Field(None, gt=0)
+    gpu: Gpu | None = None
 
     def without_effect(self) -> list[str]:
         both = self.address is not None and self.num_cpus is not None
         idle = ["num_cpus: the cluster at address has its own CPUs"] if both else []
         if self.gpus_per_node and self.gpu_memory_gb is None:
             idle.append("gpus_per_node: without gpu_memory_gb nothing can be planned for them")
+        if self.gpu is not None and not self.gpus_per_node:
+            idle.append("gpu: gpus_per_node is 0, so nothing is planned for GPUs")
         return idle
 
 

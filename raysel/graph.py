@@ -13,10 +13,11 @@ from raysel.store import Store, file_digest
 
 class Graph:
     """The steps so far, by name. corpus: the one whose rows everything after the audit reads; base: the model that is
-    made first (a step), or model_leaf: the one that is there."""
+    made first (a step), or model_leaf: the one that is there. fetch: whether a model of known shape is fetched from the
+    hub; otherwise its leaf is its name until it has been."""
 
-    def __init__(self, experiment: Experiment, store: Store) -> None:
-        self.experiment, self.store = experiment, store
+    def __init__(self, experiment: Experiment, store: Store, *, fetch: bool = True) -> None:
+        self.experiment, self.store, self.fetch = experiment, store, fetch
         self.steps: dict[str, Step] = {}
         self.corpus: dict[str, Step] = {}
         self.base: dict[str, Step] = {}
@@ -62,8 +63,11 @@ class Graph:
         return Leaf(tasks.path, {**tasks.files, **below})
 
     def leaf_of_model(self, model: Any) -> Leaf:
-        from raysel.models.loading import find_model, refuse_without_template
+        from raysel.models.loading import find_model, is_here, refuse_without_template
+        from raysel.models.shape import known_shape
 
+        if not self.fetch and known_shape(model.path) is not None and not is_here(model.path, model.revision):
+            return Leaf(model.path, {model.path: "not fetched"})
         folder = find_model(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
         refuse_without_template(folder, model.template.name)
         return self.leaf(str(folder), sorted(str(file) for file in folder.iterdir() if file.is_file()))

@@ -12,12 +12,13 @@ from raysel.steps import STAGES, Leaf, Step
 from raysel.store import Store, digest
 
 
-def expand(experiment: Experiment, store: Store, until: str | None = None) -> list[Step]:
+def expand(experiment: Experiment, store: Store, until: str | None = None, *, fetch: bool = True) -> list[Step]:
     """The steps of an experiment, each after its inputs; only those that `until` needs, where it is given.
 
-    Checks what can be checked without computing (files, model folders, tasks) and raises `UserError`.
+    fetch: whether models are fetched from the hub; without it those of known shape are only named. Checks what can be
+    checked without computing (files, model folders, tasks) and raises `UserError`.
     """
-    graph = Graph(experiment, store)
+    graph = Graph(experiment, store, fetch=fetch)
     _add_corpus(graph)
     # Early, because what cannot be filled or aimed at is refused here, before any model is made or loaded.
     _add_quota(graph)

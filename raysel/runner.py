@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from raysel import disk
+from raysel import costs, disk
 from raysel.decisions import Decision, decide
 from raysel.embedding.placement import placement
 from raysel.errors import UserError
 from raysel.execution import execute, local_scratch, run_folder
 from raysel.experiment import Experiment
 from raysel.interruption import raise_if_interrupted, remembered_interrupts
+from raysel.models.shape import Shape, known_shape
 from raysel.models.size import ModelSize, model_size
 from raysel.output import quiet_process
 from raysel.pipeline import expand, published_part
@@ -187,7 +188,10 @@ def _embedding_size(experiment: Experiment, decisions: list[Decision]) -> ModelS
     """Of the model that gives the vectors; None where no step needs one."""
     leaves = [d.step.leaves["model"] for d in decisions if d.step.stage == "vectors" and "model" in d.step.leaves]
     if leaves:
-        return model_size(Path(leaves[0].path))
+        folder, shape = Path(leaves[0].path), known_shape(leaves[0].path)
+        if shape is None or folder.is_dir():
+            return model_size(folder)
+        return ModelSize(shape.parameters - shape.head, shape.width, shape.inner, shape.blocks)
     base = experiment.model.base
     if base is None:
         return None
@@ -196,12 +200,21 @@ def _embedding_size(experiment: Experiment, decisions: list[Decision]) -> ModelS
     return ModelSize(parameters, base.width, inner, base.layers)
 
 
+def _training_shape(experiment: Experiment, decisions: list[Decision]) -> Shape | None:
+    """Of the model that is trained: by the folder that it was found in, else by what the experiment says."""
+    leaves = [d.step.leaves["model"] for d in decisions if d.step.stage == "model" and "model" in d.step.leaves]
+    found = experiment.model.model_copy(update={"path": leaves[0].path}) if leaves else experiment.model
+    return costs.model_shape(found)
+
+
 def _model_size(experiment: Experiment, decisions: list[Decision]) -> tuple[int, int]:
     """Hidden units of the embedding model and bytes of the tuned model's weights."""
     size = _embedding_size(experiment, decisions)
     leaves = [d.step.leaves["model"] for d in decisions if d.step.stage == "model" and "model" in d.step.leaves]
     if leaves:
         weights = sum(file.stat().st_size for file in Path(leaves[0].path).glob("*.safetensors"))
+        if not weights and (shape := known_shape(leaves[0].path)) is not None:
+            weights = 2 * shape.parameters
     else:
         weights = size.parameters * 4 if size else 0
     return size.width if size else 0, weights
@@ -287,13 +300,22 @@ def report_run(run_dir: str) -> None:
     run_experiment(experiment, until="report", only_published=True)
 
 
-def print_plan(experiment: Experiment, console: Console, *, until: str | None = None) -> None:
-    """`raysel plan`: each step as reuse or run with the reason, and the room it takes. Raises where it cannot fit."""
+def print_plan(
+    experiment: Experiment,
+    console: Console,
+    *,
+    until: str | None = None,
+    rows: int | None = None,
+    tokens_per_row: float | None = None,
+) -> None:
+    """`raysel plan`: each step as reuse or run with the reason, the room and the time it takes. Raises where it cannot
+    fit. rows, tokens_per_row: of the corpus, where it is not read yet."""
     from rich.table import Table
 
     store = Store(experiment.storage)
     store.refuse_unwritable()
-    decisions = decide(expand(experiment, store, until), store, previous_steps(store, experiment.name))
+    steps = expand(experiment, store, until, fetch=False)
+    decisions = decide(steps, store, previous_steps(store, experiment.name))
     needed = disk_needs(experiment, decisions, {})
     table = Table("step", "", "why", "at most on disk", box=None)
     for decision in decisions:
@@ -313,4 +335,16 @@ def print_plan(experiment: Experiment, console: Console, *, until: str | None = 
         machines = experiment.cluster.model_dump(include={"nodes", "gpus_per_node", "gpu_memory_gb"})
         line = placement(model, **machines, max_tokens=experiment.embedding.max_tokens)
         console.print(f"vectors: {line}", markup=False, highlight=False)
+    stages = [decision.step.stage for decision in to_run]
+    known = decisions[0].artifact
+    if rows is None and known is not None:
+        rows = sum(known.manifest["rows"].values())
+    lines = costs.time_lines(experiment, stages, rows, tokens_per_row)
+    if "model" in stages:
+        # The time is of interest also where the memory is too little.
+        for line in lines:
+            console.print(line, markup=False, highlight=False)
+        lines = costs.memory_lines(experiment, _training_shape(experiment, decisions))
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
     _check_disk(experiment, store, decisions)

@@ -40,6 +40,15 @@ def find_model(path: str, *, revision: str | None = None, trust_remote_code: boo
     return folder
 
 
+def is_here(path: str, revision: str | None = None) -> bool:
+    """Whether `path` is a folder, or a name whose config has been fetched from the hub before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(path).expanduser().is_dir():
+        return True
+    return isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
+
+
 def _refuse_damaged(folder: Path) -> None:
     """Read the config and the headers of the weights: a truncated download is found before any work is done."""
     from safetensors import SafetensorError, safe_open

@@ -19,7 +19,8 @@ from peft.tuners.lora import LoraLayer
 from raysel.embedding.batches import batches_under_budget
 from raysel.embedding.positions import long_rope_from, position_limit
 from raysel.training.examples import IGNORED, Example
-from raysel.training.loss import logit_parts, token_losses
+from raysel.training.logits import logit_parts
+from raysel.training.loss import token_losses
 
 PROBE_LENGTHS = (23, 11, 17)
 PROBED_ROWS = 8

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysel.training.settings import TrainingSettings
 
+# Numbers that DeepSpeed reduces at once, and keeps room for; with fewer to train, as many.
+LARGEST_BUCKET = 500_000_000
 # Which setting decides a key of DeepSpeed's.
 DECIDED_BY = {
     "train_batch_size": "training.data.batch_samples",

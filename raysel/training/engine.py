@@ -10,10 +10,8 @@ import torch
 
 from raysel.errors import UserError
 from raysel.models.loading import load_causal_lm
-from raysel.training.deepspeed_config import deepspeed_config
+from raysel.training.deepspeed_config import LARGEST_BUCKET, deepspeed_config
 from raysel.training.settings import LoraSettings, TrainingSettings
-
-LARGEST_BUCKET = 500_000_000
 
 
 class AdapterError(UserError):

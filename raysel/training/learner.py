@@ -19,7 +19,8 @@ import torch.distributed
 from raysel.errors import UserError
 from raysel.training.batches import Step, collate, groups
 from raysel.training.engine import draws_at_random
-from raysel.training.loss import logit_parts, token_losses
+from raysel.training.logits import logit_parts
+from raysel.training.loss import token_losses
 from raysel.training.schedule import learning_rate
 from raysel.training.settings import TrainingSettings
 from raysel.training.throughput import machine_rate, peak_memory_gb, training_operations

@@ -11,7 +11,8 @@ from raysel.models.loading import load_causal_lm
 from raysel.store import Store
 from raysel.training.batches import Step, collate, groups, read_steps
 from raysel.training.examples import IGNORED
-from raysel.training.loss import logit_parts, token_losses
+from raysel.training.logits import logit_parts
+from raysel.training.loss import token_losses
 from raysel.training.settings import TokenSettings
 from tests.embedding.families import FAMILIES, SHAPE, VOCABULARY, family
 from tests.training.runs import write_tokens

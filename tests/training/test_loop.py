@@ -82,7 +82,7 @@ def test_logits_in_parts_change_no_loss(
     tokens = write_tokens(store, tiny_llama, 16, DATA)
     settings = TrainingSettings(data=DATA, zero=zero, method=method, learning_rate=1e-2)
     whole, _ = learn(tiny_llama, tokens, settings, "whole")
-    monkeypatch.setattr("raysel.training.loss.LOGITS_AT_ONCE", 20 * 400)
+    monkeypatch.setattr("raysel.training.logits.LOGITS_AT_ONCE", 20 * 400)
     parts, _ = learn(tiny_llama, tokens, settings, "parts")
     assert losses(parts.log) == pytest.approx(losses(whole.log), abs=2e-6)
 

@@ -11,7 +11,7 @@ from raysel.models.settings import BaseModelSettings
 from raysel.stage import StageRun
 from raysel.store import Store
 from raysel.training import base_model_stage
-from raysel.training.loss import logit_parts
+from raysel.training.logits import logit_parts
 from raysel.training.settings import TokenSettings, TrainingSettings
 from raysel.training.worker_group_stage import TrainingError
 from tests.training.runs import (

@@ -1,0 +1,161 @@
+"""What an experiment costs: GPU-hours by step, and how its training lies on the machines of its section `cluster`.
+
+Neither Ray nor torch is needed, no model file and no GPU: a model's shape is enough.
+"""
+
+import textwrap
+from collections.abc import Collection
+
+from raysel.disk import readable
+from raysel.errors import UserError
+from raysel.experiment import Experiment
+from raysel.models.settings import ModelSettings
+from raysel.models.shape import Shape, ShapeError, read_shape, shape_of
+from raysel.planning.fitting import Machines, fitted, workers_on
+from raysel.planning.memory import trained_parameters, training_memory
+from raysel.planning.operations import RATES, Work, distance_work, gpu_of, gradient_work, training_work, vector_work
+from raysel.training.settings import TrainingSettings
+
+
+def model_shape(model: ModelSettings) -> Shape | None:
+    """By its folder's config, its name on the hub, or what is made of it first.
+
+    None where nothing is known of it, nor of its family: no run is refused for that.
+    """
+    base = model.base
+    if base is None:
+        try:
+            return shape_of(str(model.path))
+        except ShapeError:
+            return None
+    return read_shape(
+        {
+            "model_type": "llama",
+            "hidden_size": base.width,
+            "intermediate_size": 8 * base.width // 3 // 8 * 8,
+            "num_hidden_layers": base.layers,
+            "num_attention_heads": base.heads,
+            "vocab_size": base.vocabulary,
+            "tie_word_embeddings": True,
+        }
+    )
+
+
+def trained_rows(experiment: Experiment, rows: int) -> int | None:
+    """How many of `rows` rows are trained on; None where the corpus' languages decide that."""
+    mixture, pool = experiment.mixture, experiment.preselect
+    if experiment.selection.tokens is not None:
+        return None
+    kept = rows * (1 - experiment.corpus.heldout)
+    if mixture.quota == "everything":
+        if experiment.selection.candidates == "corpus":
+            return round(kept)
+        return round(kept * pool.rho) if pool.rho is not None else pool.size
+    if mixture.total is None:
+        return None
+    return mixture.total if isinstance(mixture.total, int) else round(kept * mixture.total)
+
+
+def work_of(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[str, Work]:
+    """The operations of each stage that is known beforehand, by the stage. rows: of the corpus; tokens_per_row: of a
+    prompt with its response."""
+    found: dict[str, Work] = {}
+    shape, embedded = model_shape(experiment.model), model_shape(experiment.embedding.model or experiment.model)
+    less, kept = experiment.selection.less, round(rows * (1 - experiment.corpus.heldout))
+    if embedded is not None:
+        found["vectors"] = vector_work(embedded, kept, min(tokens_per_row, experiment.embedding.max_tokens))
+        found["sums"] = distance_work(kept, embedded.width)
+    if shape is None or len(shape.stacks) > 1:
+        return found
+    if "less" in experiment.selection.methods:
+        warmup = less.warmup
+        as_training = TrainingSettings(
+            lora=warmup.lora, data={"epochs": warmup.epochs, "max_tokens": warmup.max_tokens, "heldout_samples": 0}
+        )
+        seen = min(tokens_per_row, warmup.max_tokens)
+        found["warmup"] = training_work(shape, as_training, round(kept * warmup.share), seen)
+        every_row = experiment.selection.candidates == "corpus" or "less" in experiment.selection.compare
+        pool = kept if every_row else round(kept * (experiment.preselect.rho or 1.0))
+        matrices = trained_parameters(shape, as_training)
+        found["gradients"] = gradient_work(
+            shape, pool, seen, checkpoints=warmup.epochs, matrices=matrices, dimensions=less.dimensions
+        )
+    trained = trained_rows(experiment, rows)
+    if trained is not None:
+        seen = min(tokens_per_row, experiment.training.data.max_tokens)
+        found["model"] = training_work(shape, experiment.training, trained, seen)
+    return found
+
+
+def gpu_hours(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[str, float]:
+    """GPU-hours by stage, of those whose work is known beforehand, on the GPUs of the section `cluster`.
+
+    `UserError` where the section does not say which GPUs these are.
+    """
+    cluster = experiment.cluster
+    kind = gpu_of(cluster.gpu, cluster.gpu_memory_gb)
+    if kind is None:
+        raise UserError(f"which GPUs are used is not known: set cluster.gpu to one of {', '.join(RATES)}")
+    return {stage: work.gpu_hours(RATES[kind]) for stage, work in work_of(experiment, rows, tokens_per_row).items()}
+
+
+def memory_lines(experiment: Experiment, shape: Shape | None) -> list[str]:
+    """How training lies on the machines, in lines for `raysel plan`. `FitError` where a GPU holds less."""
+    settings, cluster = experiment.training, experiment.cluster
+    if shape is not None and len(shape.stacks) > 1:
+        raise ShapeError(f"{experiment.model.path} has an encoder; only models without one are trained here")
+    if shape is None:
+        return [f"model: the shape of {experiment.model.path} is not known, so its memory is not planned"]
+    how = f"{settings.method}, {settings.dtype}, ZeRO-{settings.zero}"
+    if not cluster.gpus_per_node:
+        workers = settings.workers or 2 * cluster.nodes
+        memory = training_memory(shape, settings, workers=workers)
+        return [
+            f"model: {how}, {workers} CPU workers, of each {readable(memory.device_bytes + memory.host)}:",
+            *_in_lines(memory.explained()),
+        ]
+    if cluster.gpu_memory_gb is None:
+        return []  # said once, of the vectors
+    machines = Machines(cluster.nodes, cluster.gpus_per_node, cluster.gpu_memory_gb)
+    memory = fitted(shape, settings, machines)
+    workers = workers_on(machines, settings)
+    here = min(workers, cluster.gpus_per_node)
+    return [
+        f"model: {how}, {workers} GPUs, of each {readable(memory.device_bytes)} of {cluster.gpu_memory_gb:g} GB:",
+        *_in_lines(memory.explained()),
+        f"  on each host {readable(memory.host * here)} of memory for its {here} workers",
+    ]
+
+
+def _in_lines(parts: str, width: int = 78) -> list[str]:
+    return textwrap.wrap(parts, width, initial_indent="  ", subsequent_indent="  ")
+
+
+def time_lines(
+    experiment: Experiment, to_run: Collection[str], rows: int | None, tokens_per_row: float | None
+) -> list[str]:
+    """GPU-hours of the stages `to_run`, in lines for `raysel plan`, and what they are counted from."""
+    cluster = experiment.cluster
+    kind = gpu_of(cluster.gpu, cluster.gpu_memory_gb)
+    if not cluster.gpus_per_node:
+        return []
+    if kind is None:
+        return [f"GPU-hours: not known without cluster.gpu ({', '.join(RATES)})"]
+    missing = {"--rows": rows, "--tokens-per-row": tokens_per_row}
+    if rows is None or tokens_per_row is None:
+        unknown = " and ".join(name for name, value in missing.items() if value is None)
+        return [f"GPU-hours: not known without {unknown}"]
+    work = {s: w for s, w in work_of(experiment, rows, tokens_per_row).items() if s in to_run}
+    hours = {stage: each.gpu_hours(RATES[kind]) for stage, each in work.items()}
+    lines = [f"GPU-hours on {kind}, {rows:,} rows of {tokens_per_row:g} tokens:"]
+    lines += [
+        f"  {stage:<10}{hours[stage]:>10.2f}  {each.operations:.2e} operations at {each.share:g} of the rate"
+        for stage, each in work.items()
+    ]
+    gpus = cluster.nodes * cluster.gpus_per_node
+    total = sum(hours.values())
+    lines.append(f"  {'total':<10}{total:>10.2f}  {total / gpus:.2f} hours on {gpus} GPUs")
+    heavy = {"vectors", "sums", "warmup", "gradients", "base_model", "model", "results"}
+    if unknown_stages := [stage for stage in dict.fromkeys(to_run) if stage in heavy - set(work)]:
+        lines.append(f"  not known: {', '.join(unknown_stages)}")
+    return lines

@@ -1,0 +1,1 @@
+"""What an experiment costs on given machines: memory, operations and time, before any model file or GPU is there."""

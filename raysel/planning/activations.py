@@ -1,0 +1,114 @@
+"""Bytes that a forward pass keeps for the backward pass, by hand for every family.
+
+What autograd saves of one token in one block, in transformers 5: the inputs of norms (Llama's are taken in float32),
+what a norm multiplies with its weight, the inputs of linear modules, queries, keys, values and result of attention, and
+what the MLP's activation is made of. Frozen weights need neither the inputs of their modules nor those of their norms;
+an adapter needs its module's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from raysel.models.shape import Shape, ShapeError
+from raysel.training.logits import logit_parts
+
+BYTES = {"float32": 4, "bfloat16": 2}
+WHOLE = 4  # of a float32
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained: all weights (`adapted` None), or adapters of `rank` on the modules named in `adapted`, whose
+    inputs are dropped out with probability `dropout`."""
+
+    adapted: frozenset[str] | None = None
+    rank: int = 0
+    dropout: float = 0.0
+
+    def keeps_input_of(self, *names: str) -> bool:
+        return self.adapted is None or bool(self.adapted & set(names))
+
+
+def trained_adapters(shape: Shape, rank: int, targets: str | Sequence[str], dropout: float = 0.0) -> Trained:
+    """Adapters on `targets` (as PEFT takes them). `ShapeError` where the model has none of them."""
+    return Trained(frozenset(linear.name for _, linear in shape.adapted(targets)), rank, dropout)
+
+
+def block_bytes(shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, trained: Trained) -> int:
+    """Bytes that one block keeps of `tokens` tokens in rows of `row_tokens`. `ShapeError` for an encoder-decoder."""
+    if len(shape.stacks) > 1:
+        raise ShapeError(f"a {shape.family} model has an encoder; what is trained here has none")
+    of_family = {"gpt2": _gpt2, "bloom": _bloom}.get(shape.family, _llama_like)
+    return tokens * (of_family(shape, BYTES[dtype], row_tokens, trained) + _adapters(shape, BYTES[dtype], trained))
+
+
+def activation_bytes(
+    shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, trained: Trained, checkpointing: bool
+) -> int:
+    """Bytes that all blocks keep of one micro-batch of `tokens` tokens in rows of `row_tokens`, and what they share:
+    the mask that keeps samples apart and the rotary positions.
+
+    checkpointing: only the blocks' inputs are kept, and one block at a time is computed again.
+    """
+    b = BYTES[dtype]
+    block = block_bytes(shape, dtype=dtype, tokens=tokens, row_tokens=row_tokens, trained=trained)
+    shared = tokens * b * (row_tokens + 2 * shape.head_width + shape.width)
+    if checkpointing:
+        return shared + shape.blocks * tokens * b * shape.width + block
+    return shared + shape.blocks * block
+
+
+def logit_bytes(shape: Shape, *, dtype: Dtype, tokens: int) -> int:
+    """Bytes that logits and their loss take at their most, where each of `tokens` tokens is learned.
+
+    In float32 there are at once the logarithm of the softmax, its gradient and that of the logits. Of several parts,
+    the first's logarithm stays while the others are made again.
+    """
+    parts = logit_parts(tokens, shape.vocabulary)
+    logits = -(-tokens // parts) * shape.vocabulary
+    return logits * (3 * WHOLE + (WHOLE if parts > 1 else 0)) + tokens * shape.width * BYTES[dtype]
+
+
+def _llama_like(shape: Shape, b: int, _row_tokens: int, trained: Trained) -> int:
+    """Of one token. Norms are taken in float32; Cohere has one, which also keeps what it has centred."""
+    full, width = trained.adapted is None, shape.width
+    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    gated = trained.keeps_input_of("gate_proj", "up_proj")
+    attends = trained.keeps_input_of("q_proj", "k_proj", "v_proj")
+    if shape.family.startswith("cohere"):
+        norms = WHOLE * width * (3 if full else 2) + b * width * (gated or attends)
+    else:
+        norms = 2 * WHOLE * width + 2 * b * width * full + b * width * (gated + attends)
+    if shape.family == "qwen3":
+        norms += (WHOLE + b * full) * (queries + keys)
+    # Keys and values are repeated for every head; the result is the input of the last projection.
+    attention = 4 * b * queries + WHOLE * shape.heads
+    mlp = b * shape.inner * (3 + trained.keeps_input_of("down_proj"))
+    return norms + attention + mlp
+
+
+def _gpt2(shape: Shape, b: int, _row_tokens: int, trained: Trained) -> int:
+    """Of one token. Its GELU is made of six operations, which keep four results."""
+    inputs = trained.keeps_input_of("c_attn") + trained.keeps_input_of("c_fc")
+    norms = b * shape.width * (2 + inputs)
+    attention = 4 * b * shape.width + WHOLE * shape.heads
+    return norms + attention + b * shape.inner * (4 + trained.keeps_input_of("c_proj"))
+
+
+def _bloom(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
+    """Of one token. Attention is made by hand: its weights are kept in float32, and in bfloat16 where that is used."""
+    inputs = sum(map(trained.keeps_input_of, ("query_key_value", "dense", "dense_h_to_4h")))
+    weights = shape.heads * row_tokens * (WHOLE if b == WHOLE else WHOLE + b)
+    mlp = b * shape.inner * (1 + trained.keeps_input_of("dense_4h_to_h"))
+    return b * shape.width * (2 + 3 + inputs) + weights + mlp
+
+
+def _adapters(shape: Shape, b: int, trained: Trained) -> int:
+    """Of one token: between A and B the adapter's own; with dropout a copy of every input and what was dropped."""
+    if trained.adapted is None:
+        return 0
+    modules = [linear for linear in shape.stacks[0].linears if linear.name in trained.adapted]
+    dropped = sum(linear.inputs for linear in modules) * (b + 1) if trained.dropout else 0
+    return len(modules) * trained.rank * b + dropped

@@ -1,0 +1,3 @@
+from tests.training.conftest import alone
+
+__all__ = ["alone"]

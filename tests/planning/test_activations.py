@@ -1,0 +1,131 @@
+"""What is kept for the backward pass, against the tensors that autograd really saves."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from raysel.models.shape import ShapeError, known_shape, read_shape
+from raysel.planning.activations import Trained, activation_bytes, block_bytes, logit_bytes, trained_adapters
+from raysel.training import logits as training_logits
+from raysel.training.engine import add_adapters
+from raysel.training.loss import token_losses
+from raysel.training.settings import LoraSettings
+
+VOCABULARY, ROWS = 97, 2
+# Width, inner, blocks, tokens of a row. The first block's norm keeps nothing where adapters come after it, so that
+# there must be some blocks.
+SIZES = [(48, 112, 6, 32), (64, 256, 6, 40), (160, 320, 8, 24)]
+EACH = [SIZES[0], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:])]
+FIRST = {"gpt2": ["c_attn"], "bloom": ["query_key_value"]}
+
+
+def config_of(family: str, width: int, inner: int, blocks: int) -> transformers.PretrainedConfig:
+    ids = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1}
+    if family == "gpt2":
+        none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        return transformers.GPT2Config(n_embd=width, n_inner=inner, n_layer=blocks, n_head=4, **none, **ids)
+    if family == "bloom":
+        return transformers.BloomConfig(hidden_size=width, n_layer=blocks, n_head=4, **ids)
+    return transformers.AutoConfig.for_model(
+        family, hidden_size=width, intermediate_size=inner, num_hidden_layers=blocks, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=width // 4, pad_token_id=None, **ids,
+    )  # fmt: skip
+
+
+def packed_batch(row_tokens: int) -> dict[str, torch.Tensor]:
+    """Two samples in each row, all of whose tokens are learned."""
+    ids = torch.arange(ROWS * row_tokens).view(ROWS, row_tokens) % VOCABULARY
+    positions = torch.arange(row_tokens).repeat(ROWS, 1)
+    positions[:, row_tokens // 2 :] -= row_tokens // 2
+    return {"input_ids": ids, "labels": ids, "position_ids": positions}
+
+
+def saved_bytes(model: Any, row_tokens: int) -> int:
+    """Bytes of what autograd keeps of a forward, each storage once, without the weights and the logits' own."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and VOCABULARY not in tensor.shape and tensor.is_floating_point():
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        token_losses(model, packed_batch(row_tokens))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("size", EACH, ids=str)
+@pytest.mark.parametrize("method", ["full", "first", "all-linear"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "cohere", "gpt2", "bloom"])
+def test_what_autograd_keeps(family: str, dtype: Any, method: str, size: tuple[int, int, int, int]) -> None:
+    width, inner, blocks, row_tokens = size
+    config = config_of(family, width, inner, blocks)
+    shape = read_shape(config.to_dict())
+    model = transformers.AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype)).train()
+    trained = Trained()
+    if method != "full":
+        targets: Any = FIRST.get(family, ["q_proj", "v_proj"]) if method == "first" else method
+        model = add_adapters(model, LoraSettings(rank=6, targets=targets), "training").to(getattr(torch, dtype))
+        trained = trained_adapters(shape, 6, targets)
+    found = activation_bytes(
+        shape, dtype=dtype, tokens=ROWS * row_tokens, row_tokens=row_tokens, trained=trained, checkpointing=False
+    )
+    assert found == pytest.approx(saved_bytes(model, row_tokens), rel=0.1)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_what_checkpointing_keeps(family: str) -> None:
+    """The inputs of the blocks; the one that is computed again is not there yet when the forward ends."""
+    config = config_of(family, 64, 256, 6)
+    shape = read_shape(config.to_dict())
+    model = transformers.AutoModelForCausalLM.from_config(config).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    batch = {"dtype": "float32", "tokens": ROWS * 40, "row_tokens": 40, "trained": Trained()}
+    again = block_bytes(shape, **batch)
+    inputs: dict[int, int] = {}
+    for block in model.model.layers if family == "llama" else model.transformer.h:
+        block.register_forward_pre_hook(
+            lambda _module, given: inputs.update({given[0].data_ptr(): given[0].nbytes})
+        )  # fmt: skip
+    losses, _ = token_losses(model, packed_batch(40))
+    assert len(inputs) == shape.blocks  # no two lie at one place: all are alive when the forward ends
+    assert activation_bytes(shape, checkpointing=True, **batch) - again == pytest.approx(
+        sum(inputs.values()) + ROWS * 40 * 4 * (40 + 2 * 16 + 64), rel=1e-9
+    )
+    losses.sum().backward()
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_logits_at_their_most(dtype: Any, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vocabulary so large that all else is small beside it; the most that torch's allocator gave out."""
+    tokens, vocabulary = 24, 40_000
+    monkeypatch.setattr(training_logits, "LOGITS_AT_ONCE", -(-tokens * vocabulary // parts))
+    config = config_of("llama", 16, 32, 1)
+    config.vocab_size = vocabulary
+    model = transformers.AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype)).requires_grad_(False)
+    model.get_input_embeddings().weight.requires_grad_(True)
+    ids = torch.arange(tokens)[None]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        batch = {"input_ids": ids, "labels": ids, "position_ids": ids}
+        losses, _ = token_losses(model, batch, parts=parts)
+        losses.sum().backward()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    running = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        running += event.nbytes()
+        most = max(most, running)
+    shape = read_shape(config.to_dict())
+    assert logit_bytes(shape, dtype=dtype, tokens=tokens) == pytest.approx(most, rel=0.1)
+
+
+def test_an_encoder_is_not_trained() -> None:
+    shape = known_shape("google/mt5-xl")
+    assert shape is not None
+    with pytest.raises(ShapeError, match="a mt5 model has an encoder"):
+        block_bytes(shape, dtype="float32", tokens=1, row_tokens=1, trained=Trained())

@@ -1,0 +1,77 @@
+"""What is refused, and that what the message says is enough really is."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from raysel.models.shape import Shape, known_shape
+from raysel.planning.fitting import FitError, Machines, fitted
+from raysel.training.settings import TrainingSettings
+
+
+def shape_named(name: str) -> Shape:
+    shape = known_shape(name)
+    assert shape is not None
+    return shape
+
+
+EIGHT_B = shape_named("meta-llama/Llama-3.1-8B")
+FULL = {"method": "full", "dtype": "bfloat16", "zero": 3, "micro_batch_tokens": 2048, "data": {"max_tokens": 2048}}
+
+
+@pytest.mark.parametrize(
+    ("machines", "more", "change"),
+    [
+        (Machines(1, 8, 80), {"zero": 1}, "training.zero=2 is enough"),
+        (Machines(1, 8, 48), {"zero": 1}, "training.zero=3 is enough"),
+        (Machines(4, 8, 80), {"micro_batch_tokens": 16384}, "training.activation_checkpointing=true is enough"),
+        (Machines(1, 2, 80), {}, "training.offload=optimizer is enough"),
+        (Machines(1, 1, 48), {"activation_checkpointing": True, "offload": "all", "micro_batch_tokens": 131_072},
+         "training.micro_batch_tokens=65536 is enough"),
+        (Machines(1, 4, 24), {}, "training.method=lora is enough"),
+    ],
+)  # fmt: skip
+def test_the_first_change_that_is_enough(machines: Machines, more: dict[str, Any], change: str) -> None:
+    with pytest.raises(FitError) as refused:
+        fitted(EIGHT_B, TrainingSettings(**FULL | more), machines)
+    assert str(refused.value).rpartition("; ")[2] == change
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    memory=st.sampled_from([16, 24, 40, 80]),
+    gpus=st.sampled_from([1, 2, 8]),
+    nodes=st.integers(1, 3),
+    zero=st.sampled_from([1, 2, 3]),
+    checkpointing=st.booleans(),
+    name=st.sampled_from(["Qwen/Qwen2.5-1.5B", "meta-llama/Llama-3.1-8B", "Qwen/Qwen3-32B"]),
+)
+def test_what_is_said_to_be_enough_is(
+    memory: int, gpus: int, nodes: int, zero: Any, checkpointing: bool, name: str
+) -> None:
+    shape, machines = shape_named(name), Machines(nodes, gpus, memory)
+    settings = TrainingSettings(**FULL | {"zero": zero, "activation_checkpointing": checkpointing})
+    try:
+        held = fitted(shape, settings, machines)
+    except FitError as error:
+        message = str(error).rpartition("; ")[2]
+        if found := re.search(r"cluster\.nodes=(\d+)", message):
+            assert fitted(shape, settings, Machines(int(found[1]), gpus, memory))
+        elif found := re.search(r"at least (\d+) GB", message):
+            assert int(found[1]) > memory
+        else:
+            update = dict(re.findall(r"training\.(\w+)=(\w+)", message))
+            changed = TrainingSettings(**settings.model_dump() | update)
+            assert fitted(shape, changed, machines).device_bytes <= machines.usable_bytes
+    else:
+        assert held.device_bytes <= machines.usable_bytes
+
+
+def test_what_no_change_saves_needs_larger_gpus() -> None:
+    settings = TrainingSettings(method="lora", dtype="bfloat16", zero=2, workers=1)
+    with pytest.raises(FitError, match=r"no single change is enough, but .* together are|at least \d+ GB"):
+        fitted(shape_named("meta-llama/Llama-3.1-70B"), settings, Machines(1, 1, 16))

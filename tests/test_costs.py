@@ -1,0 +1,125 @@
+"""What an experiment costs, and what `raysel plan` says of it before any model file or GPU is there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from raysel.costs import gpu_hours, model_shape, trained_rows, work_of
+from raysel.errors import UserError
+from raysel.experiment import Experiment, load_experiment
+from raysel.models.settings import BaseModelSettings, ModelSettings
+from raysel.planning.fitting import FitError
+from raysel.planning.operations import RATES, distance_work
+from raysel.runner import print_plan
+from tests.test_cli import raysel
+
+EIGHT_B = {"path": "meta-llama/Llama-3.1-8B-Instruct", "template": "llama3"}
+CLUSTER = {"gpus_per_node": 8, "gpu_memory_gb": 80, "gpu": "h100"}
+FULL = {"method": "full", "dtype": "bfloat16", "zero": 2, "data": {"max_tokens": 2048}}
+
+
+def experiment(**sections: Any) -> Experiment:
+    given = {"name": "e", "model": EIGHT_B, "corpus": {"heldout": 0}, "training": FULL, "cluster": CLUSTER}
+    return Experiment.model_validate(given | sections)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    rows = "".join(json.dumps({"lang": lang, "prompt": "a", "response": "b"}) + "\n" for lang in ("en", "fr") * 4)
+    (tmp_path / "corpus.jsonl").write_text(rows)
+    given = {"storage": "out", "corpus": {"path": "corpus.jsonl"}, "model": EIGHT_B, "cluster": CLUSTER}
+    # Of a full fine-tune the disk would have to hold more than a test machine may.
+    training = {"method": "lora", "dtype": "bfloat16", "data": {"max_tokens": 2048}}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(given | {"training": training}))
+    return tmp_path / "e.yaml"
+
+
+def planned(file: Path, *overrides: str, **more: Any) -> str:
+    console = Console(record=True, width=80, quiet=False, soft_wrap=True)
+    with console.capture() as shown:
+        print_plan(load_experiment(file, overrides), console, **more)
+    return shown.get()
+
+
+def test_gpu_hours_by_hand() -> None:
+    hours = gpu_hours(experiment(preselect={"rho": 0.5}), 10_000, 500)
+    assert set(hours) == {"vectors", "sums", "model"}
+    assert hours["sums"] == distance_work(10_000, 4096).gpu_hours(989e12)
+    # 6 operations for each of 7.5e9 weights and 2.5e6 tokens, and attention; at 0.4 of 989e12 in a second.
+    assert hours["model"] == pytest.approx(6 * 7.5e9 * 2.5e6 / (0.4 * 989e12) / 3600, rel=0.03)
+    slower = gpu_hours(experiment(preselect={"rho": 0.5}, cluster=CLUSTER | {"gpu": "a100"}), 10_000, 500)
+    assert slower["model"] / hours["model"] == pytest.approx(RATES["h100"] / RATES["a100"])
+    assert {"warmup", "gradients"} < set(gpu_hours(experiment(selection={"method": "less"}), 10_000, 500))
+
+
+def test_hours_need_a_kind_of_gpu() -> None:
+    with pytest.raises(UserError, match="set cluster.gpu to one of v100, "):
+        gpu_hours(experiment(cluster={"gpus_per_node": 8, "gpu_memory_gb": 17}), 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("sections", "rows"),
+    [
+        ({}, 200),
+        ({"preselect": {"size": 70}}, 70),
+        ({"selection": {"candidates": "corpus"}}, 1000),
+        ({"mixture": {"quota": "even", "total": 300}}, 300),
+        ({"mixture": {"quota": "even", "total": 0.1}, "corpus": {"heldout": 0.05}}, 95),
+        ({"mixture": {"quota": "counts", "counts": {"en": 5}}}, None),
+        ({"selection": {"tokens": 1000}}, None),
+    ],
+)
+def test_rows_that_are_trained_on(sections: dict[str, Any], rows: int | None) -> None:
+    assert trained_rows(experiment(**sections), 1000) == rows
+    assert ("model" in work_of(experiment(**sections), 1000, 100)) == (rows is not None)
+
+
+def test_the_model_that_is_made_first_has_a_shape() -> None:
+    shape = model_shape(ModelSettings(base=BaseModelSettings(vocabulary=400, width=64, layers=2, heads=4)))
+    assert shape is not None
+    assert shape.parameters == 400 * 64 + 2 * (4 * 64**2 + 3 * 64 * 168 + 2 * 64) + 64
+    assert model_shape(ModelSettings(path="nobody/knows-7B")) is None
+
+
+def test_the_plan_needs_no_model_file_and_no_torch(file: Path) -> None:
+    shown = planned(file, rows=97_696, tokens_per_row=250)
+    assert "model: lora, bfloat16, ZeRO-2, 8 GPUs, of each " in shown
+    assert "GPU-hours on h100, 97,696 rows of 250 tokens:" in shown
+    assert all(len(line) <= 80 for line in shown.partition("GPU-hours")[2].splitlines())
+    assert "GPU-hours: not known without --rows and --tokens-per-row" in planned(file)
+    code = (
+        "import sys, raysel.costs, raysel.runner; from raysel.cli import app; "
+        f"app(['plan', {str(file)!r}], standalone_mode=False); print({{'torch', 'ray'}} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr
+
+
+def test_what_cannot_fit_is_refused(file: Path) -> None:
+    full = ["training.method=full", "training.zero=1"]
+    with pytest.raises(FitError, match=r"each of 8 GPUs needs .* training\.zero=2 is enough"):
+        planned(file, *full)
+    done = raysel("plan", file, *(word for key in full for word in ("--set", key)))
+    assert done.returncode == 2
+    assert "training.zero=2 is enough" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(UserError, match="google/mt5-xl has an encoder"):
+        planned(file, "model.path=google/mt5-xl", "training.zero=2")
+
+
+def test_cpu_workers_are_planned_too(file: Path) -> None:
+    shown = planned(file, "cluster.gpus_per_node=0", "cluster.gpu=null")
+    assert "model: lora, bfloat16, ZeRO-2, 2 CPU workers, of each " in shown
+    assert "GPU-hours" not in shown
+
+
+def test_one_experiments_options_are_not_a_sweeps(file: Path, tmp_path: Path) -> None:
+    done = raysel("plan", file, tmp_path / "space.yaml", "--rows", 5)
+    assert done.returncode == 2
+    assert "leave SPACE.yaml out" in done.stderr
