@@ -11,21 +11,22 @@ import pytest
 import torch
 import transformers
 from rich.console import Console
-from transformers import PretrainedConfig
 
 from raysel.corpus.presets import PRESETS
 from raysel.errors import UserError
 from raysel.evaluation.suites.expand import suites
+from raysel.evaluation.tasks import check
 from raysel.experiment import Experiment, load_experiment, read_experiment
 from raysel.models.loading import ModelError, find_model, load_tokenizer
 from raysel.models.templates import end_of_turn, sample_text, template_source
 from raysel.pipeline import expand
 from raysel.runner import print_plan, run_experiment
-from raysel.store import Store
+from raysel.store import Artifact, Store
 from raysel.sweep.settings import load_space
-from raysel.training.engine import add_adapters
+from raysel.training.engine import AdapterError, add_adapters
+from raysel.training.tokenizer_source import TokenError, read_config, refuse_beyond_positions
 from tests.conftest import REPOSITORY
-from tests.embedding.families import FAMILIES
+from tests.embedding.families import FAMILIES, family
 from tests.small_models import byte_bpe_tokenizer, save_tiny_mt5, save_tiny_of_family
 from tests.sweep.test_tune_spaces import trials
 
@@ -87,6 +88,33 @@ def test_every_setting_counts_and_the_graph_is_whole(name: str, tiny_llama: Path
     assert {"scores", "subset", "model", "results_base", "results_tuned", "report"} <= steps
 
 
+LANGGPS_X = ["mixture.quota=proportional", "mixture.total=0.05"]
+SCRIPTS = "mixture.unseen=[ar,ko,pt,ja,zh]"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("langgps-llama31-8b", ["preselect.rho=1.0"]),
+        ("langgps-qwen25-7b", [*LANGGPS_X, "selection.method=kmc"]),
+        ("langgps-llama31-8b", [*LANGGPS_X, "selection.method=less", "corpus.heldout=0.05"]),
+        ("ling-informed-bloom-7b1", ["model.path=bigscience/bloom-1b7", "seed=42", "languages.strategy=typo"]),
+        ("transfer-llama31-8b", ["mixture.rows_per_language=0"]),
+        ("transfer-llama31-8b", ["mixture.tasks=[math]", 'evaluation.include=["mgsm_*"]']),
+        (
+            "transfer-llama31-8b",
+            ["mixture.tasks=[instruction]", 'evaluation.include=["dolly_*"]', "evaluation.judge.path=A_JUDGE"],
+        ),
+        ("transfer-aya-35b", ["mixture.tasks=[summarization,instruction,math]", "mixture.pivot_rows=5000"]),
+        ("transfer-aya-35b-lora", [SCRIPTS]),
+    ],
+)
+def test_the_variants_in_the_heads_are_experiments_too(name: str, overrides: list[str]) -> None:
+    assert loaded(name, *overrides).warnings() == []
+    heads = "".join(file.read_text() for file in FOLDER.glob("*.yaml"))
+    assert [text for text in overrides if text.partition("=")[0] not in heads] == []
+
+
 @EVERY_FILE
 def test_a_plan_says_what_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other: the evaluation's data, the corpus, the model. Nothing is fetched in this test."""
@@ -104,8 +132,6 @@ def test_a_plan_says_what_is_not_there(name: str, tmp_path: Path, monkeypatch: p
 
 @EVERY_FILE
 def test_what_is_evaluated_is_there_and_needs_no_judge(name: str) -> None:
-    from raysel.evaluation.tasks import check
-
     experiment = loaded(name, "evaluation.data=null")
     assert experiment.evaluation.tasks in suites()
     check(experiment.evaluation)
@@ -196,6 +222,12 @@ def test_as_many_numbers_are_trained_as_in_the_published_logs(name: str, make: C
     assert lora.targets == peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[kind]
 
 
+def test_what_an_adapter_could_be_put_on_is_named_in_gpt2_too() -> None:
+    lora = loaded("ling-informed-bloom-7b1").training.lora
+    with pytest.raises(AdapterError, match=r"query_key_value.*linear modules here are c_attn, c_fc, c_proj, lm_head"):
+        add_adapters(family("gpt2"), lora, "training")
+
+
 def test_the_sweep_over_strategies_fits_the_file(tmp_path: Path) -> None:
     file = FOLDER / "ling-informed-bloom-7b1.yaml"
     command = next(line for line in file.read_text().split("\n#\n") if "raysel sweep" in line)
@@ -218,12 +250,8 @@ def test_an_encoder_decoder_is_refused_where_the_model_is_first_looked_at(tmp_pa
 
 
 def test_positions_that_end_are_known_by_either_name(tmp_path: Path) -> None:
-    from raysel.training.tokenizer_source import TokenError, read_config, refuse_beyond_positions
-
-    config: PretrainedConfig
     for name in ("llama", "gpt2"):
-        config = FAMILIES[name]
-        config.save_pretrained(tmp_path / name)
+        FAMILIES[name].save_pretrained(tmp_path / name)
         saved = read_config(str(tmp_path / name))
         refuse_beyond_positions(saved, 512, "x")
         with pytest.raises(TokenError, match="x 513 is more than the model's 512 positions"):
@@ -238,10 +266,15 @@ def test_it_runs_scaled_down_to_its_report(name: str, ray_address: str, tmp_path
     assert run_experiment(experiment) == 0
     store = Store(experiment.storage)
     steps = {step.name: step for step in expand(experiment, store)}
+
+    def published(step: str) -> Artifact:
+        found = store.artifact(steps[step].stage, steps[step].fingerprint)
+        assert found is not None
+        return found
+
     for results in ("results_base", "results_tuned"):
-        rows = store.artifact("results", steps[results].fingerprint).read("results").to_pylist()
+        rows = published(results).read("results").to_pylist()
         assert {row["lang"] for row in rows} == {"en", "sw"}
         assert all(row["n"] == 2 for row in rows)
-    trained = store.artifact("model", steps["model"].fingerprint)
-    assert trained.shards("adapter" if experiment.training.method == "lora" else "model")
+    assert published("model").shards("adapter" if experiment.training.method == "lora" else "model")
     assert (tmp_path / "out" / "runs" / name / "report.html").stat().st_size > 10_000
