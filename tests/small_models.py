@@ -1,10 +1,19 @@
 """Small random-weight models for tests, saved as Hugging Face folders."""
 
+import copy
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 TEXTS = [
     "Hello, how are you? I am fine. What is the capital of France? Paris.",
@@ -56,5 +65,30 @@ def save_tiny_llama(folder: Path, *, seed: int = 0, width: int = 32, layers: int
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_of_family(folder: Path, config: PretrainedConfig) -> Path:
+    """Save a random-weight causal language model with 2,048 positions, otherwise as `config` says, in `folder`.
+
+    Its vocabulary must have room for that of `byte_bpe_tokenizer`, and 0 and 1 as beginning and end.
+    """
+    tokenizer = byte_bpe_tokenizer()
+    torch.manual_seed(0)
+    config = copy.deepcopy(config)
+    if hasattr(config, "max_position_embeddings"):
+        config.max_position_embeddings = 2048
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_mt5(folder: Path) -> Path:
+    """Save a random-weight mT5 of two blocks on either side in `folder`."""
+    tokenizer = byte_bpe_tokenizer()
+    torch.manual_seed(0)
+    config = MT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_heads=4, num_layers=2)
+    MT5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

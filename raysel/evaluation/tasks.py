@@ -173,7 +173,10 @@ def _with_data(found: Found, settings: EvaluationSettings) -> Found:
     """Raises `TaskError` naming all tasks whose data is not there, where it was looked for, and how to go without."""
     root = None if settings.data is None else Path(settings.data).expanduser().resolve()
     if root is not None and not root.is_dir():
-        raise TaskError(f"evaluation.data {settings.data!r}: there is no such folder")
+        raise TaskError(
+            f"evaluation.data {settings.data!r}: there is no such folder; put the data there (docs/evaluation.md lists "
+            "the files), or leave evaluation.data out: then it is fetched from the Hugging Face hub"
+        )
     if root is not None and not any("data" in raw for _, raw in found.values()):
         raise TaskError("evaluation.data is set, but none of the chosen tasks reads from it (no `data` in their files)")
     located: Found = {}

@@ -20,7 +20,8 @@ class ModelError(UserError):
 def find_model(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """The local folder of `path`: itself if it is a folder, else the Hugging Face snapshot of that name.
 
-    Raises `ModelError` where there is neither, or where the folder has no config, weights or tokenizer.
+    Raises `ModelError` where there is neither, where the folder has no config, weights or tokenizer, or where the model
+    is no causal language model but an encoder-decoder.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -54,15 +55,24 @@ def _refuse_damaged(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"model folder {folder}: config.json is not JSON: {error}") from error
+    _refuse_encoder_decoder(folder, config)
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="np"):
                 pass
         except SafetensorError as error:
             raise ModelError(f"model folder {folder}: {file.name} is damaged: {error}") from error
+
+
+def _refuse_encoder_decoder(folder: Path, config: dict[str, Any]) -> None:
+    if config.get("is_encoder_decoder"):
+        raise ModelError(
+            f"model folder {folder}: {config.get('model_type', 'this')} is an encoder-decoder model, which can neither "
+            "be embedded nor trained nor evaluated here: choose a causal language model (a decoder alone)"
+        )
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> Path:

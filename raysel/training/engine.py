@@ -93,7 +93,8 @@ def add_adapters(model: Any, settings: LoraSettings, section: str) -> Any:
         adapted = get_peft_model(model, config)
     except ValueError as error:
         linear = sorted(
-            {name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "in_features")}
+            # GPT-2's are called Conv1D, and count their inputs as nx.
+            {name.rpartition(".")[2] for name, part in model.named_modules() if {"in_features", "nx"} & {*vars(part)}}
         )
         raise AdapterError(
             f"{section}.lora.targets {settings.targets}: {error}; the linear modules here are {', '.join(linear)}"

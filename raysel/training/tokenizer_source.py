@@ -44,7 +44,8 @@ def read_config(model: Artifact | str) -> dict[str, Any]:
 
 def refuse_beyond_positions(config: dict[str, Any], max_tokens: int, setting: str) -> None:
     """`TokenError` where the model has fewer positions than `max_tokens`."""
-    longest = config.get("max_position_embeddings")
+    # GPT-2 says it by another name; its learned positions end there.
+    longest = config.get("max_position_embeddings", config.get("n_positions"))
     if longest is not None and max_tokens > longest:
         raise TokenError(
             f"{setting} {max_tokens} is more than the model's {longest} positions; set it to at most {longest}"
