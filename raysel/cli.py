@@ -108,6 +108,7 @@ def plan(
     experiment: ExperimentFile,
     space: Annotated[Path | None, typer.Argument(metavar="[SPACE.yaml]", help="of a sweep over this space")] = None,
     overrides: Overrides = None,
+    study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="of a study over it")] = None,
     rows: Annotated[
         int | None, typer.Option("--rows", min=1, help="rows of the corpus, for the GPU-hours; left out: as published")
     ] = None,
@@ -115,14 +116,21 @@ def plan(
         float | None, typer.Option("--tokens-per-row", min=1, help="tokens of a prompt with its response, on average")
     ] = None,
 ) -> None:
-    """What would run and why, what is reused, memory, disk and time; of an experiment or of a sweep over it."""
+    """What would run and why, what is reused, memory, disk and time; of an experiment, or of a sweep or study over
+    it."""
     from rich.console import Console
 
     from raysel.experiment import load_experiment
     from raysel.runner import print_plan
 
     console = Console(soft_wrap=True)
-    if space is not None:
+    if study is not None:
+        if space is not None:
+            raise UserError("--study and SPACE.yaml: a study has conditions of its own; leave one of the two out")
+        from raysel.studies.cost import print_study_plan
+
+        print_study_plan(study, experiment, overrides or [], console, rows, tokens_per_row)
+    elif space is not None:
         if rows is not None or tokens_per_row is not None:
             raise UserError("--rows and --tokens-per-row are of one experiment's plan; leave SPACE.yaml out")
         from raysel.sweep.plan import print_sweep_plan

@@ -51,6 +51,10 @@ def trained_rows(experiment: Experiment, rows: int) -> int | None:
         if experiment.selection.candidates == "corpus":
             return round(kept)
         return round(kept * pool.rho) if pool.rho is not None else pool.size
+    chosen = experiment.languages.chosen if experiment.languages.strategy == "chosen" else None
+    if mixture.quota == "pivot" and chosen and mixture.pivot_rows is not None:
+        others = len(chosen) - 1
+        return max(1, len(mixture.tasks or [])) * (mixture.pivot_rows + others * (mixture.rows_per_language or 0))
     if mixture.total is None:
         return None
     return mixture.total if isinstance(mixture.total, int) else round(kept * mixture.total)

@@ -59,7 +59,7 @@ def test_gpu_hours_by_hand() -> None:
 
 
 def test_hours_need_a_kind_of_gpu() -> None:
-    with pytest.raises(UserError, match="set cluster.gpu to one of v100, "):
+    with pytest.raises(UserError, match=r"set cluster\.gpu to one of v100, "):
         gpu_hours(experiment(cluster={"gpus_per_node": 8, "gpu_memory_gb": 17}), 10, 10)
 
 

@@ -9,6 +9,7 @@ from raysel.errors import UserError
 from raysel.studies import settings
 from raysel.studies.plan import Plan, merged, read_plan
 from raysel.studies.settings import StudyError, load_shared, load_study, names
+from tests.conftest import REPOSITORY
 
 ASKED = {
     "separability-band", "rho", "selectors", "curriculum", "proxy", "cross-model", "dataset-transfer", "translation",
@@ -111,6 +112,15 @@ def test_what_the_user_says_of_the_experiment_counts(tmp_path: Path) -> None:
     assert plan.data["mixture"]["pivot_rows"] == 50  # the study's own: 10,000
     assert plan.data["corpus"]["path"] == str(tmp_path / "corpus.jsonl")
     assert plan.run_name == "study-transfer-own"
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_papers_experiments_are_what_the_study_can_be_asked_of(name: str, tmp_path: Path) -> None:
+    for file in load_study(name).full.experiments:
+        plan = read_plan(
+            name, [f"storage={tmp_path}", "languages.pretrain=shares.csv"], REPOSITORY / "experiments" / file
+        )
+        assert plan.search(plan.made.supposed()).points()
 
 
 def test_an_unknown_study_is_told_which_there_are() -> None:
