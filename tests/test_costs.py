@@ -55,7 +55,8 @@ def test_gpu_hours_by_hand() -> None:
     assert hours["model"] == pytest.approx(6 * 7.5e9 * 2.5e6 / (0.4 * 989e12) / 3600, rel=0.03)
     slower = gpu_hours(experiment(preselect={"rho": 0.5}, cluster=CLUSTER | {"gpu": "a100"}), 10_000, 500)
     assert slower["model"] / hours["model"] == pytest.approx(RATES["h100"] / RATES["a100"])
-    assert {"warmup", "gradients"} < set(gpu_hours(experiment(selection={"method": "less"}), 10_000, 500))
+    less = experiment(selection={"method": "less"}, corpus={"heldout": 0.05})
+    assert {"warmup", "gradients"} < set(gpu_hours(less, 10_000, 500))
 
 
 def test_hours_need_a_kind_of_gpu() -> None:

@@ -1,5 +1,6 @@
 """Whether training fits on given machines, and which single change makes it fit where it does not."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -56,12 +57,14 @@ def _change(shape: Shape, settings: TrainingSettings, machines: Machines) -> str
         if training_memory(shape, changed, workers=workers_on(machines, changed)).device_bytes <= machines.usable_bytes:
             return f"{_named(update)} is enough"
     if settings.workers is None:
-        nodes = machines.nodes
-        while nodes < MOST_NODES:
-            nodes += 1
+
+        def holds(nodes: int) -> bool:
             memory = training_memory(shape, settings, workers=nodes * machines.gpus_per_node)
-            if memory.device_bytes <= machines.usable_bytes:
-                return f"cluster.nodes={nodes} ({nodes * machines.gpus_per_node} GPUs) is enough"
+            return memory.device_bytes <= machines.usable_bytes
+
+        nodes = 1 + bisect_left(range(1, MOST_NODES), True, key=holds)  # more never need more
+        if nodes < MOST_NODES:
+            return f"cluster.nodes={nodes} ({nodes * machines.gpus_per_node} GPUs) is enough"
     return _all_together(shape, settings, machines)
 
 
