@@ -19,12 +19,22 @@ from tests.studies.invented import invented
 PAGES = REPOSITORY / "docs" / "studies"
 
 
-@pytest.fixture(scope="module", params=names())
+WRITTEN = sorted(page.stem for page in PAGES.glob("*.md"))
+
+
+@pytest.fixture(scope="module", params=WRITTEN)
 def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return read_plan(request.param, [f"storage={tmp_path_factory.mktemp('storage')}"])
 
 
-def test_every_study_has_its_page_with_its_own_words(plan: Plan) -> None:
+def test_every_page_is_of_a_study_and_in_the_list() -> None:
+    listed = (PAGES.parent / "studies.md").read_text(encoding="utf-8")
+    assert WRITTEN
+    assert set(WRITTEN) <= set(names())
+    assert all(f"(studies/{name}.md)" in listed for name in WRITTEN)
+
+
+def test_a_page_has_its_studys_own_words(plan: Plan) -> None:
     page = (PAGES / f"{plan.name}.md").read_text(encoding="utf-8")
     for form in (plan.study.small, plan.study.full):
         for text in (plan.study.question, plan.study.claim, form.shows, form.cannot_show):
