@@ -77,6 +77,7 @@ def test_what_is_said_of_a_key(key: str, facts: list[str]) -> None:
 
 # Another value of each key that only says how to execute.
 OTHERWISE = {
+    "cluster.gpu": "h100",
     "storage": "elsewhere",
     "corpus.shard_rows": 7,
     "training.skipped_steps": 3,

@@ -145,8 +145,8 @@ def _offloaded(
         own = WHOLE if settings.method == "lora" else b
         gathered = _gathered(shape, settings) + own * bucket + (0 if own == WHOLE else WHOLE * min(share, bucket))
         if settings.offload == "all":
-            return Memory({"buckets": own * bucket, "gathered": gathered}, host + weights)
-        return Memory({"weights": weights, "buckets": own * bucket, "gathered": gathered}, max(host, weights))
+            return Memory({"buckets": b * bucket, "gathered": gathered}, host + weights)
+        return Memory({"weights": weights, "buckets": b * bucket, "gathered": gathered}, max(host, weights))
     # The host's copy in the model's numbers, from which the weights are taken back.
     host += b * share
     accumulated = trained * WHOLE + (trained * b if b < WHOLE else 0) if zero == 1 else b * share
