@@ -1,5 +1,6 @@
 """The papers' experiment files: what their heads promise is so, and each runs, scaled down, to its report."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import transformers
 from rich.console import Console
 
 from raysel.corpus.presets import PRESETS
+from raysel.disk import DiskError
 from raysel.errors import UserError
 from raysel.evaluation.suites.expand import suites
 from raysel.evaluation.tasks import check
@@ -117,17 +119,27 @@ def test_the_variants_in_the_heads_are_experiments_too(name: str, overrides: lis
 
 @EVERY_FILE
 def test_a_plan_says_what_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other: the evaluation's data, the corpus, the model. Nothing is fetched in this test."""
+    """One after the other: the evaluation's data, the corpus. The model is not needed, and nothing is fetched."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     nowhere = [f"storage={tmp_path}", "corpus.path=./no_corpus", "evaluation.data=./no_data"]
     for overrides, message in (
         ([], r"evaluation\.data .*no_data.*no such folder; put the data there"),
         (["evaluation.data=null"], r"corpus\.path .*no_corpus.*no such file or folder"),
-        (small(name), rf"model\.path {loaded(name).model.path!r} is neither a folder here nor a model"),
     ):
         with pytest.raises(UserError, match=message):
             print_plan(loaded(name, *nowhere, *overrides), Console(quiet=True))
+    experiment = loaded(name, *nowhere, *small(name))
+    if name == NOT_RUNNABLE:
+        with pytest.raises(UserError, match="has an encoder"):
+            print_plan(experiment, Console(quiet=True))
+        return
+    console = Console(soft_wrap=True)
+    with console.capture() as shown, contextlib.suppress(DiskError):
+        print_plan(experiment, console)
+    cluster = experiment.cluster
+    gpus = cluster.nodes * cluster.gpus_per_node
+    assert re.search(rf"model: .*, {gpus} GPUs, of each .* of {cluster.gpu_memory_gb:g} GB", shown.get())
 
 
 @EVERY_FILE
