@@ -87,11 +87,15 @@ def analyse(
         raise ValueError("no condition has values in every seed and a common language")
     asked = [condition for condition in whole if condition.control is None]
     groups = {name: [lang for lang in own if lang in langs] for name, own in compared.groups.items()} or {"": langs}
-    lines = [_line(condition, asked, compared, own, name) for name, own in groups.items() if own for condition in asked]
+    # Two conditions with the same results are one run, and say once how runs scatter.
+    runs = list({str(sorted(of.values.items())): of for of in whole}.values())
+    lines = [
+        _line(condition, asked, runs, compared, own, name) for name, own in groups.items() if own for condition in asked
+    ]
     lines = sorted(_with_corrected(lines), key=_place)
     better: Verdict = "lower" if less_is_better(measure) else "higher"
     pairs = {name: [one for one in conditions if one.control == name] for name in controls}
-    outcomes = [_outcome(name, of, pairs[name], langs, better) for name, of in controls.items()]
+    outcomes = [_outcome(name, of, pairs[name], runs, langs, better) for name, of in controls.items()]
     anywhere = {lang for condition in whole for of in condition.values.values() for lang in of}
     return Findings(
         langs,
@@ -118,16 +122,17 @@ def _trends(lines: Sequence[Line]) -> dict[str, Trend]:
     for group in dict.fromkeys(line.group for line in lines):
         own = [line for line in lines if line.group == group]
         if len(own) >= 3 and len({line.across for line in own}) == len(own) and own[0].across is not None:
-            levels = [
-                {seed: {lang: of[lang] for lang in line.langs} for seed, of in line.condition.values.items()}
-                for line in own
-            ]
-            found[group] = trend(levels)
+            found[group] = trend([_runs(line.condition, line.langs) for line in own])
     return found
 
 
 def _line(
-    condition: Condition, others: Sequence[Condition], compared: Compared, langs: Sequence[str], group_of_languages: str
+    condition: Condition,
+    others: Sequence[Condition],
+    whole: Sequence[Condition],
+    compared: Compared,
+    langs: Sequence[str],
+    group_of_languages: str,
 ) -> Line:
     reference = _reference(condition, others, compared)
     across = condition.parameters.get(compared.across) if compared.across is not None else None
@@ -142,7 +147,7 @@ def _line(
         list(langs),
         over_seeds([sum(of[lang] for lang in langs) / len(langs) for of in condition.values.values()]),
         {lang: over_seeds([of[lang] for of in condition.values.values()]) for lang in langs},
-        None if reference is None or reference is condition else difference(condition, reference, langs),
+        None if reference is None or reference is condition else difference(condition, reference, whole, langs),
         reference is condition,
     )
 
@@ -172,19 +177,26 @@ def _reference_words(lines: Sequence[Line], compared: Compared) -> str:
     return names.pop() if len(names) == 1 else label(compared.reference, compared)
 
 
-def difference(first: Condition, second: Condition, langs: Sequence[str]) -> Contrast:
-    """The first less the second, seed by seed."""
-    runs = [
-        {seed: {lang: of[lang] for lang in langs} for seed, of in condition.values.items()}
-        for condition in (first, second)
-    ]
-    return contrast(*runs)
+def difference(first: Condition, second: Condition, among: Sequence[Condition], langs: Sequence[str]) -> Contrast:
+    """The first less the second, seed by seed; among: all that have values."""
+    return contrast(_runs(first, langs), _runs(second, langs), [_runs(of, langs) for of in among])
 
 
-def _outcome(name: str, of: Control, pair: Sequence[Condition], langs: Sequence[str], better: Verdict) -> Outcome:
+def _runs(condition: Condition, langs: Sequence[str]) -> dict[int, dict[str, float]]:
+    return {seed: {lang: of[lang] for lang in langs} for seed, of in condition.values.items()}
+
+
+def _outcome(
+    name: str,
+    of: Control,
+    pair: Sequence[Condition],
+    whole: Sequence[Condition],
+    langs: Sequence[str],
+    better: Verdict,
+) -> Outcome:
     if len(pair) != 2 or not all(condition.is_whole for condition in pair):
         return Outcome(name, of, None, None)
-    found = difference(pair[0], pair[1], langs)
+    found = difference(pair[0], pair[1], whole, langs)
     # An effect is only the expected one if it is for the better.
     seen = found.overall.verdict == better if of.expected == "detected" else found.overall.verdict in CLEAR
     return Outcome(name, of, found, seen == (of.expected == "detected"))

@@ -8,6 +8,7 @@ import pytest
 from raysel.evaluation.intervals import t_interval
 from raysel.report.figure_data import read_csv
 from raysel.studies.analysis import Findings, analyse
+from raysel.studies.contrasts import contrast
 from raysel.studies.figures import conditions_figure, front_figure
 from raysel.studies.levelling import of_lines, of_published, plateau_words
 from raysel.studies.page import study_page
@@ -127,14 +128,21 @@ def test_a_reference_that_is_missing_is_said_to_be() -> None:
 
 
 def test_several_comparisons_are_corrected_together() -> None:
-    alone = analyse([condition(0, {"band": "high"}, 2.985), condition(2, {"band": "random"}, 3.0)], COMPARED, {})
-    many = [condition(k, {"band": f"b{k}"}, 3.0) for k in range(3, 9)]
-    among = analyse([condition(0, {"band": "high"}, 2.985), condition(2, {"band": "random"}, 3.0), *many], COMPARED, {})
-    first, same = (next(line for line in of.lines if line.label == "high").against for of in (alone, among))
-    assert first is not None
+    few = [condition(0, {"band": "high"}, 2.985), condition(2, {"band": "random"}, 3.0)]
+    many = [*few, *(condition(k, {"band": f"b{k}"}, 3.0 + k / 1e5) for k in range(3, 9))]
+    same = next(line for line in analyse(many, COMPARED, {}).lines if line.label == "high").against
     assert same is not None
-    assert same.overall.p == pytest.approx(min(1.0, 7 * (first.overall.p or 0.0)))
-    assert (same.overall.detectable or 0) > (first.overall.detectable or 0)
+    alone = contrast(few[0].values, few[1].values, [of.values for of in many]).overall
+    assert alone.p is not None
+    assert same.overall.p == pytest.approx(min(1.0, 7 * alone.p))
+    assert (same.overall.detectable or 0) > (alone.detectable or 0)
+
+
+def test_a_run_that_two_conditions_share_counts_once() -> None:
+    """A control's arm may be a condition of the study: it says nothing new of how runs scatter."""
+    some = conditions()
+    again = [*some, replace(some[2], number=9, control="permuted"), replace(some[0], number=10, control="planted")]
+    assert analyse(again, COMPARED, {}).lines[0].against == analyse(some, COMPARED, {}).lines[0].against
 
 
 def test_of_an_accuracy_more_is_better() -> None:

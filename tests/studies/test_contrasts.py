@@ -3,13 +3,14 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import spearmanr, ttest_rel
+from scipy.stats import bartlett, spearmanr, ttest_rel
+from scipy.stats import t as student
 
 from raysel.errors import UserError
 from raysel.evaluation.significance import holm, smallest_detectable
-from raysel.studies.contrasts import Runs, contrast, detectable_over_seeds, trend
+from raysel.studies.contrasts import Runs, contrast, detectable_difference, trend
 
 LANGUAGES = ["de", "en", "sw"]
 
@@ -82,7 +83,7 @@ def test_what_is_detectable_is_found_four_times_in_five() -> None:
     generator = np.random.default_rng(0)
     seeds, sigma = 4, 0.05
     # The difference of two runs has √2 of their noise, its mean over seeds half of that.
-    shift = detectable_over_seeds(sigma * np.sqrt(2 / seeds), seeds)
+    shift = detectable_difference(sigma * np.sqrt(2 / seeds), seeds - 1)
     found = [
         contrast(
             runs(generator.normal(1 + shift, sigma, (seeds, 1))), runs(generator.normal(1, sigma, (seeds, 1)))
@@ -90,10 +91,53 @@ def test_what_is_detectable_is_found_four_times_in_five() -> None:
         for _ in range(300)
     ]
     assert np.mean([verdict == "higher" for verdict in found]) == pytest.approx(0.8, abs=0.05)
-    assert detectable_over_seeds(1, 5_000) == pytest.approx(smallest_detectable(1), rel=1e-3)
-    assert detectable_over_seeds(1, 3) == pytest.approx(5.65, abs=0.01)
-    with pytest.raises(ValueError, match="1 seeds have no spread"):
-        detectable_over_seeds(1, 1)
+    assert detectable_difference(1, 5_000) == pytest.approx(smallest_detectable(1), rel=1e-3)
+    assert detectable_difference(1, 2) == pytest.approx(5.65, abs=0.01)
+    with pytest.raises(ValueError, match="0 degrees of freedom"):
+        detectable_difference(1, 0)
+
+
+@settings(max_examples=30)
+@given(st.integers(3, 6), st.integers(2, 4), st.integers(0, 2**16))
+def test_conditions_that_scatter_alike_share_their_error(conditions: int, seeds: int, seed: int) -> None:
+    """Against least squares on a column for each condition and each seed."""
+    generator = np.random.default_rng(seed)
+    values = generator.normal(0, 1, (conditions, 1)) + generator.normal(0, 0.5, seeds)
+    values = values + 0.1 * np.stack([generator.permutation(np.linspace(-1, 1, seeds)) for _ in range(conditions)])
+    every = [runs(row[:, None]) for row in values]
+    assume(bartlett(*values).pvalue > 0.2)
+    found = contrast(every[0], every[1], every).overall
+    which, when = np.divmod(np.arange(conditions * seeds), seeds)
+    design = np.concatenate([np.eye(conditions)[which], np.eye(seeds)[when]], axis=1)
+    fitted = design @ np.linalg.lstsq(design, values.ravel(), rcond=None)[0]
+    freedom = conditions * seeds - np.linalg.matrix_rank(design)
+    error = np.sqrt(2 * np.sum((values.ravel() - fitted) ** 2) / freedom / seeds)
+    assume(error > 1e-6)
+    assert (found.freedom, found.interval.error) == (freedom, pytest.approx(error, rel=1e-6))
+    assert found.interval.value == pytest.approx(values[0].mean() - values[1].mean())
+    expected = student.interval(0.95, freedom, found.interval.value, error)
+    assert (found.interval.low, found.interval.high) == pytest.approx(expected)
+
+
+def test_conditions_that_scatter_otherwise_do_not() -> None:
+    generator = np.random.default_rng(0)
+    quiet = [runs(generator.normal(at, 0.01, (3, 2))) for at in range(2)]
+    loud = [runs(generator.normal(at, 5.0, (3, 2))) for at in range(4)]
+    assert contrast(*quiet, [*quiet, *loud]).overall == contrast(*quiet).overall
+    assert contrast(*quiet, quiet) == contrast(*quiet)
+
+
+def test_among_many_chance_is_still_one_in_twenty_and_more_is_found() -> None:
+    generator = np.random.default_rng(0)
+    seen = {shift: np.zeros(2) for shift in (0.0, 2.5)}
+    for shift, counts in seen.items():
+        for _ in range(300):
+            every = [runs(generator.normal(shift * (at == 1), 1, (3, 1))) for at in range(5)]
+            for which, among in enumerate(([], every)):
+                counts[which] += contrast(every[1], every[0], among).overall.verdict != "no clear difference"
+    assert (seen[0.0] <= 0.08 * 300).all()
+    paired, pooled = seen[2.5] / 300
+    assert pooled > paired + 0.2
 
 
 def test_chance_is_called_a_difference_in_one_study_of_twenty() -> None:
