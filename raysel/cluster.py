@@ -54,6 +54,7 @@ class Cluster:
     num_cpus: int | None = None
     _started: bool = field(default=False, init=False, repr=False)
     _holder: Any = field(default=None, init=False, repr=False)
+    _set: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __enter__(self) -> "Cluster":
         if ray.is_initialized():
@@ -75,8 +76,8 @@ class Cluster:
                 ) from error
         else:
             use_private_token()
-            for name, value in OF_ONE_MACHINE.items():
-                os.environ.setdefault(name, value)
+            self._set = {name: value for name, value in OF_ONE_MACHINE.items() if name not in os.environ}
+            os.environ.update(self._set)
             # address="local": the address file of a driver that was killed would otherwise be believed.
             with no_dashboard_to_find():
                 ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, **quiet)
@@ -88,6 +89,8 @@ class Cluster:
         if self._started:
             ray.shutdown()
             self._started = False
+            for name in self._set:
+                os.environ.pop(name, None)
 
     def cpus(self) -> int:
         return int(ray.cluster_resources().get("CPU", 1))

@@ -4,7 +4,7 @@ Neither Ray nor torch is needed, no model file and no GPU: a model's shape is en
 """
 
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from raysel.disk import readable
 from raysel.errors import UserError
@@ -42,22 +42,30 @@ def model_shape(model: ModelSettings) -> Shape | None:
 
 
 def trained_rows(experiment: Experiment, rows: int) -> int | None:
-    """How many of `rows` rows are trained on; None where the corpus' languages decide that."""
+    """How many of `rows` rows are trained on; None where the corpus' languages or tasks decide that."""
     mixture, pool = experiment.mixture, experiment.preselect
     if experiment.selection.tokens is not None:
         return None
+    if mixture.quota == "counts":
+        each = (of.values() if isinstance(of, dict) else [of] for of in mixture.counts.values())
+        return sum(sum(of) for of in each)
     kept = rows * (1 - experiment.corpus.heldout)
+    # Which part of the corpus that is, only the corpus says.
+    is_part = experiment.languages.strategy != "all" or bool(mixture.unseen or mixture.tasks)
     if mixture.quota == "everything":
-        if experiment.selection.candidates == "corpus":
-            return round(kept)
-        return round(kept * pool.rho) if pool.rho is not None else pool.size
+        if pool.rho is None and experiment.selection.candidates == "pool":
+            return pool.size
+        share = 1.0 if experiment.selection.candidates == "corpus" else pool.rho
+        return None if is_part or share is None else round(kept * share)
     chosen = experiment.languages.chosen if experiment.languages.strategy == "chosen" else None
     if mixture.quota == "pivot" and chosen and mixture.pivot_rows is not None:
         others = len(chosen) - 1
         return max(1, len(mixture.tasks or [])) * (mixture.pivot_rows + others * (mixture.rows_per_language or 0))
-    if mixture.total is None:
+    if mixture.quota == "pivot" or mixture.total is None:
         return None
-    return mixture.total if isinstance(mixture.total, int) else round(kept * mixture.total)
+    if isinstance(mixture.total, int):
+        return mixture.total
+    return None if is_part else round(kept * mixture.total)
 
 
 def work_of(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[str, Work]:
@@ -67,22 +75,29 @@ def work_of(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[st
     shape, embedded = model_shape(experiment.model), model_shape(experiment.embedding.model or experiment.model)
     less, kept = experiment.selection.less, round(rows * (1 - experiment.corpus.heldout))
     if embedded is not None:
-        found["vectors"] = vector_work(embedded, kept, min(tokens_per_row, experiment.embedding.max_tokens))
-        found["sums"] = distance_work(kept, embedded.width)
+        embedding, separability = experiment.embedding, experiment.separability
+        read = min(tokens_per_row, embedding.max_tokens)
+        found["vectors"] = vector_work(embedded, kept, read, layer=embedding.layer)
+        found["sums"] = distance_work(kept, embedded.width, precision=separability.precision)
     if shape is None or len(shape.stacks) > 1:
         return found
     if "less" in experiment.selection.methods:
         warmup = less.warmup
-        as_training = TrainingSettings(
-            lora=warmup.lora, data={"epochs": warmup.epochs, "max_tokens": warmup.max_tokens, "heldout_samples": 0}
-        )
+        data = {"epochs": warmup.epochs, "max_tokens": warmup.max_tokens, "heldout_samples": 0}
+        as_training = TrainingSettings(lora=warmup.lora, dtype=warmup.dtype, zero=2, data=data)
         seen = min(tokens_per_row, warmup.max_tokens)
         found["warmup"] = training_work(shape, as_training, round(kept * warmup.share), seen)
         every_row = experiment.selection.candidates == "corpus" or "less" in experiment.selection.compare
         pool = kept if every_row else round(kept * (experiment.preselect.rho or 1.0))
         matrices = trained_parameters(shape, as_training)
         found["gradients"] = gradient_work(
-            shape, pool, seen, checkpoints=warmup.epochs, matrices=matrices, dimensions=less.dimensions
+            shape,
+            pool,
+            seen,
+            checkpoints=warmup.epochs,
+            matrices=matrices,
+            dimensions=less.dimensions,
+            dtype=warmup.dtype,
         )
     trained = trained_rows(experiment, rows)
     if trained is not None:
@@ -100,7 +115,14 @@ def gpu_hours(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[
     kind = gpu_of(cluster.gpu, cluster.gpu_memory_gb)
     if kind is None:
         raise UserError(f"which GPUs are used is not known: set cluster.gpu to one of {', '.join(RATES)}")
-    return {stage: work.gpu_hours(RATES[kind]) for stage, work in work_of(experiment, rows, tokens_per_row).items()}
+    return {stage: work.gpu_hours(kind) for stage, work in work_of(experiment, rows, tokens_per_row).items()}
+
+
+def wall_hours(experiment: Experiment, hours: Mapping[str, float]) -> float:
+    """GPU-hours by stage as hours by the clock: training has its own number of workers, the rest all GPUs."""
+    gpus = experiment.cluster.nodes * experiment.cluster.gpus_per_node
+    workers = min(experiment.training.workers or gpus, gpus)
+    return sum(of / (workers if stage in ("model", "warmup") else gpus) for stage, of in hours.items())
 
 
 def memory_lines(experiment: Experiment, shape: Shape | None) -> list[str]:
@@ -142,7 +164,8 @@ def time_lines(
     cluster = experiment.cluster
     kind = gpu_of(cluster.gpu, cluster.gpu_memory_gb)
     if not cluster.gpus_per_node:
-        return []
+        asked = rows is not None or tokens_per_row is not None
+        return ["GPU-hours: none without GPUs (cluster.gpus_per_node is 0)"] if asked else []
     if kind is None:
         return [f"GPU-hours: not known without cluster.gpu ({', '.join(RATES)})"]
     missing = {"--rows": rows, "--tokens-per-row": tokens_per_row}
@@ -150,15 +173,15 @@ def time_lines(
         unknown = " and ".join(name for name, value in missing.items() if value is None)
         return [f"GPU-hours: not known without {unknown}"]
     work = {s: w for s, w in work_of(experiment, rows, tokens_per_row).items() if s in to_run}
-    hours = {stage: each.gpu_hours(RATES[kind]) for stage, each in work.items()}
+    hours = {stage: each.gpu_hours(kind) for stage, each in work.items()}
     lines = [f"GPU-hours on {kind}, {rows:,} rows of {tokens_per_row:g} tokens:"]
+    if cluster.gpu is None:
+        lines.append(f"  (GPUs of {cluster.gpu_memory_gb:g} GB are taken for {kind}: cluster.gpu says otherwise)")
     lines += [
-        f"  {stage:<10}{hours[stage]:>10.2f}  {each.operations:.2e} operations at {each.share:g} of the rate"
+        f"  {stage:<10}{hours[stage]:>10.2f}  {each.operations:.2e} operations at {each.share:g} of {each.dtype}'s rate"
         for stage, each in work.items()
     ]
-    gpus = cluster.nodes * cluster.gpus_per_node
-    total = sum(hours.values())
-    lines.append(f"  {'total':<10}{total:>10.2f}  {total / gpus:.2f} hours on {gpus} GPUs")
+    lines.append(f"  {'total':<10}{sum(hours.values()):>10.2f}  {wall_hours(experiment, hours):.2f} hours by the clock")
     heavy = {"vectors", "sums", "warmup", "gradients", "base_model", "model", "results"}
     if unknown_stages := [stage for stage in dict.fromkeys(to_run) if stage in heavy - set(work)]:
         lines.append(f"  not known: {', '.join(unknown_stages)}")

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from raysel.costs import gpu_hours, model_shape, trained_rows, work_of
+from raysel.costs import gpu_hours, model_shape, trained_rows, wall_hours, work_of
 from raysel.errors import UserError
 from raysel.experiment import Experiment, load_experiment
 from raysel.models.settings import BaseModelSettings, ModelSettings
 from raysel.planning.fitting import FitError
-from raysel.planning.operations import RATES, distance_work
+from raysel.planning.operations import distance_work
 from raysel.runner import print_plan
 from tests.test_cli import raysel
 
@@ -50,17 +50,17 @@ def planned(file: Path, *overrides: str, **more: Any) -> str:
 def test_gpu_hours_by_hand() -> None:
     hours = gpu_hours(experiment(preselect={"rho": 0.5}), 10_000, 500)
     assert set(hours) == {"vectors", "sums", "model"}
-    assert hours["sums"] == distance_work(10_000, 4096).gpu_hours(989e12)
+    assert hours["sums"] == distance_work(10_000, 4096).gpu_hours("h100")
     # 6 operations for each of 7.5e9 weights and 2.5e6 tokens, and attention; at 0.4 of 989e12 in a second.
     assert hours["model"] == pytest.approx(6 * 7.5e9 * 2.5e6 / (0.4 * 989e12) / 3600, rel=0.03)
     slower = gpu_hours(experiment(preselect={"rho": 0.5}, cluster=CLUSTER | {"gpu": "a100"}), 10_000, 500)
-    assert slower["model"] / hours["model"] == pytest.approx(RATES["h100"] / RATES["a100"])
+    assert slower["model"] / hours["model"] == pytest.approx(989 / 312)
     less = experiment(selection={"method": "less"}, corpus={"heldout": 0.05})
     assert {"warmup", "gradients"} < set(gpu_hours(less, 10_000, 500))
 
 
 def test_hours_need_a_kind_of_gpu() -> None:
-    with pytest.raises(UserError, match=r"set cluster\.gpu to one of v100, "):
+    with pytest.raises(UserError, match=r"set cluster\.gpu to one of a10, "):
         gpu_hours(experiment(cluster={"gpus_per_node": 8, "gpu_memory_gb": 17}), 10, 10)
 
 
@@ -72,7 +72,17 @@ def test_hours_need_a_kind_of_gpu() -> None:
         ({"selection": {"candidates": "corpus"}}, 1000),
         ({"mixture": {"quota": "even", "total": 300}}, 300),
         ({"mixture": {"quota": "even", "total": 0.1}, "corpus": {"heldout": 0.05}}, 95),
-        ({"mixture": {"quota": "counts", "counts": {"en": 5}}}, None),
+        ({"mixture": {"quota": "counts", "counts": {"en": {"qa": 5}, "sw": {"qa": 2, "math": 1}}}}, 8),
+        ({"mixture": {"unseen": ["ko"]}}, None),
+        ({"languages": {"strategy": "chosen", "chosen": ["en", "sw"]}}, None),
+        ({"mixture": {"quota": "pivot", "pivot_rows": 50, "rows_per_language": 10}}, None),
+        (
+            {
+                "languages": {"strategy": "chosen", "chosen": ["en", "fr", "sw"]},
+                "mixture": {"quota": "pivot", "pivot_rows": 50, "rows_per_language": 10, "tasks": ["qa", "math"]},
+            },
+            140,
+        ),
         ({"selection": {"tokens": 1000}}, None),
     ],
 )
@@ -92,6 +102,8 @@ def test_the_plan_needs_no_model_file_and_no_torch(file: Path) -> None:
     shown = planned(file, rows=97_696, tokens_per_row=250)
     assert "model: lora, bfloat16, ZeRO-2, 8 GPUs, of each " in shown
     assert "GPU-hours on h100, 97,696 rows of 250 tokens:" in shown
+    assert "are taken for" not in shown
+    assert "(GPUs of 80 GB are taken for h100" in planned(file, "cluster.gpu=null", rows=5, tokens_per_row=5)
     assert all(len(line) <= 80 for line in shown.partition("GPU-hours")[2].splitlines())
     assert "GPU-hours: not known without --rows and --tokens-per-row" in planned(file)
     code = (
@@ -118,6 +130,14 @@ def test_cpu_workers_are_planned_too(file: Path) -> None:
     shown = planned(file, "cluster.gpus_per_node=0", "cluster.gpu=null")
     assert "model: lora, bfloat16, ZeRO-2, 2 CPU workers, of each " in shown
     assert "GPU-hours" not in shown
+    asked = planned(file, "cluster.gpus_per_node=0", "cluster.gpu=null", rows=5)
+    assert "GPU-hours: none without GPUs (cluster.gpus_per_node is 0)" in asked
+
+
+def test_hours_by_the_clock_are_those_of_the_workers() -> None:
+    hours = {"vectors": 8.0, "model": 8.0}
+    assert wall_hours(experiment(), hours) == 2.0
+    assert wall_hours(experiment(training=FULL | {"workers": 1}), hours) == 9.0
 
 
 def test_one_experiments_options_are_not_a_sweeps(file: Path, tmp_path: Path) -> None:

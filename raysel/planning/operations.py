@@ -13,39 +13,40 @@ from raysel.models.shape import Shape
 from raysel.planning.memory import trained_parameters
 from raysel.training.settings import TrainingSettings
 
-Gpu = Literal["v100", "a10", "l4", "l40s", "a100", "h100", "h200", "b200"]
-# Dense operations per second in bfloat16 (V100: float16), as the makers' data sheets say, without sparsity.
-RATES: dict[str, float] = {
-    "v100": 125e12,
-    "a10": 125e12,
-    "l4": 121e12,
-    "l40s": 362e12,
-    "a100": 312e12,
-    "h100": 989e12,
-    "h200": 989e12,
-    "b200": 2250e12,
+Gpu = Literal["a10", "l4", "a6000", "l40s", "a100", "h100", "h200", "b200"]
+Dtype = Literal["bfloat16", "float32"]
+# Dense operations per second of products in each type, as the makers' data sheets say, without sparsity; float32
+# without TF32, which rounds to a thousandth.
+RATES: dict[str, dict[Dtype, float]] = {
+    "a10": {"bfloat16": 125e12, "float32": 31e12},
+    "l4": {"bfloat16": 121e12, "float32": 30e12},
+    "a6000": {"bfloat16": 155e12, "float32": 39e12},
+    "l40s": {"bfloat16": 362e12, "float32": 91e12},
+    "a100": {"bfloat16": 312e12, "float32": 19.5e12},
+    "h100": {"bfloat16": 989e12, "float32": 67e12},
+    "h200": {"bfloat16": 989e12, "float32": 67e12},
+    "b200": {"bfloat16": 2250e12, "float32": 80e12},
 }
 # GB of memory that say which GPU it is, where that is not told.
 BY_MEMORY: dict[int, Gpu] = {40: "a100", 80: "h100", 141: "h200", 180: "b200", 192: "b200"}
 # Assumed, not measured: which share of the rate a stage reaches.
 TRAINING_SHARE = 0.4
 FORWARD_SHARE = 0.4
-# Tokens are made one after another, and the weights are read for each: memory bounds it.
-GENERATION_SHARE = 0.02
-# float32 products at the rate of the double pass that they take.
-DISTANCES_SHARE = 0.1
+# Beside the products every distance needs its root, and a sum in float64.
+DISTANCES_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Work:
-    """Operations of a step, and the share of the rate that it is assumed to reach."""
+    """Operations of a step in `dtype`, and the share of the rate that it is assumed to reach."""
 
     operations: float
     share: float
+    dtype: Dtype = "bfloat16"
 
-    def gpu_hours(self, rate: float) -> float:
-        """At `rate` operations per second of one GPU."""
-        return self.operations / (rate * self.share) / 3600
+    def gpu_hours(self, gpu: str) -> float:
+        """On one GPU of this kind."""
+        return self.operations / (RATES[gpu][self.dtype] * self.share) / 3600
 
 
 def gpu_of(name: str | None, memory_gb: float | None) -> str | None:
@@ -62,14 +63,18 @@ def forward_operations(shape: Shape, tokens: float, row_tokens: float, *, head_t
     return products + 2 * shape.embeddings * head_tokens
 
 
-def vector_work(shape: Shape, rows: int, tokens_per_row: float) -> Work:
-    """Hidden states of every row: the head is not needed."""
-    return Work(forward_operations(shape, rows * tokens_per_row, tokens_per_row), FORWARD_SHARE)
+def vector_work(shape: Shape, rows: int, tokens_per_row: float, *, layer: int = -1) -> Work:
+    """Hidden states of every row after so many blocks (from the end, where negative: -1 is the last)."""
+    blocks = layer if layer >= 0 else shape.blocks + 1 + layer
+    whole = forward_operations(shape, rows * tokens_per_row, tokens_per_row)
+    return Work(whole * blocks / shape.blocks, FORWARD_SHARE)
 
 
-def distance_work(rows: int, width: int) -> Work:
-    """The distances of all pairs of rows: a product of rows x width with its transpose."""
-    return Work(2.0 * rows**2 * width, DISTANCES_SHARE)
+def distance_work(rows: int, width: int, *, precision: str = "float32") -> Work:
+    """The distances of all pairs of rows: a product of rows x width with its transpose. Other precisions than float32
+    are the tensor cores', those that split numbers in three products."""
+    products = 3 if precision.endswith("x3") else 1
+    return Work(2.0 * rows**2 * width * products, DISTANCES_SHARE, "float32" if precision == "float32" else "bfloat16")
 
 
 def training_work(shape: Shape, settings: TrainingSettings, rows: int, tokens_per_row: float) -> Work:
@@ -81,25 +86,23 @@ def training_work(shape: Shape, settings: TrainingSettings, rows: int, tokens_pe
     else:
         adapters = 2 * trained_parameters(shape, settings) * tokens
         passes = 2 * forward + 3 * adapters
-    return Work(passes + (forward if settings.activation_checkpointing else 0), TRAINING_SHARE)
+    again = forward if settings.activation_checkpointing else 0
+    return Work(passes + again, TRAINING_SHARE, settings.dtype)
 
 
 def gradient_work(
-    shape: Shape, rows: int, tokens_per_row: float, *, checkpoints: int, matrices: int, dimensions: int
+    shape: Shape,
+    rows: int,
+    tokens_per_row: float,
+    *,
+    checkpoints: int,
+    matrices: int,
+    dimensions: int,
+    dtype: Dtype = "bfloat16",
 ) -> Work:
     """LESS: forward and backward of every row at each checkpoint, the gradients of the adapters' `matrices` numbers
     from each row's tokens, and their projection to `dimensions`."""
     tokens = rows * tokens_per_row
     passes = 2 * forward_operations(shape, tokens, tokens_per_row, head_tokens=tokens)
     own = 2 * matrices * tokens + 2.0 * matrices * dimensions * rows
-    return Work(checkpoints * (passes + own), FORWARD_SHARE)
-
-
-def evaluation_work(shape: Shape, items: int, tokens_per_item: float, *, generated: int = 0) -> Work:
-    """Reading `items` prompts and writing `generated` tokens after each."""
-    read = forward_operations(shape, items * tokens_per_item, tokens_per_item, head_tokens=items)
-    if not generated:
-        return Work(read, FORWARD_SHARE)
-    written = forward_operations(shape, items * generated, tokens_per_item, head_tokens=items * generated)
-    # Both in one sum: what is written costs as much more as its share is less.
-    return Work(read + written * FORWARD_SHARE / GENERATION_SHARE, FORWARD_SHARE)
+    return Work(checkpoints * (passes + own), FORWARD_SHARE, dtype)

@@ -62,7 +62,11 @@ def list_studies() -> None:
 
 def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
     from raysel.cluster import Cluster
-    from raysel.sweep.command import concurrency_of, refuse_points_that_cannot_run
+    from raysel.sweep.command import (
+        concurrency_of,
+        refuse_points_that_cannot_run,
+        refuse_what_is_not_evaluated,
+    )
     from raysel.sweep.live import LiveTrials
     from raysel.sweep.sweep_progress import SweepProgress
     from raysel.sweep.tuning import tune_trials
@@ -70,12 +74,18 @@ def _run(plan: Plan, store: Store, console: Console) -> list[Condition]:
     with ExitStack() as open_until_done:
         settings = checked(with_paths(plan.data, plan.made.supposed()), where=plan.run_name).cluster
         cluster = open_until_done.enter_context(Cluster(settings.address, settings.num_cpus))
+        if plan.form.measure != COVERAGE:
+            supposed = plan.search(plan.made.supposed())
+            # What is evaluated is known before anything is made.
+            refuse_what_is_not_evaluated(
+                supposed, supposed.trial(supposed.space.points[0], plan.seeds[0], name="trial")
+            )
         _refuse_another_corpus(plan, plan.made.own_corpus(cluster, console))
         plan.made.make(sorted(plan.wanted()), cluster, console)
         search = plan.search(plan.made.paths)
-        refuse_points_that_cannot_run(search, store)
         if plan.form.measure == COVERAGE:
             return measured_choices(search, plan.conditions, store, cluster, console)
+        refuse_points_that_cannot_run(search, store)
         concurrency = concurrency_of(search, cluster, console)
         progress = SweepProgress(search, store, concurrency=concurrency, devices=cluster.gpus() or cluster.cpus())
         live = open_until_done.enter_context(LiveTrials(console))

@@ -1,19 +1,20 @@
 """`raysel plan EXPERIMENT --study NAME`: how many trials a study has, and how many GPU-hours they take."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from raysel.costs import gpu_hours, memory_lines, model_shape
+from raysel.costs import gpu_hours, memory_lines, model_shape, wall_hours
 from raysel.experiment import Experiment
 from raysel.models.settings import ModelSettings
+from raysel.planning.operations import gpu_of
 from raysel.settings import counted
 from raysel.store import digest
 from raysel.studies.made import SCHEME
 from raysel.studies.plan import Plan, read_plan
+from raysel.studies.results import COVERAGE
 from raysel.sweep.trials import value_at
 
 # What decides a stage's work and result: equal in two trials, it is done once. The others are done in each trial.
@@ -29,10 +30,12 @@ def study_hours(plan: Plan, rows: int, tokens_per_row: float) -> dict[str, tuple
     """By stage, how often it runs in all trials and their GPU-hours together. rows, tokens_per_row: of the corpus."""
     done: set[str] = set()
     found: dict[str, tuple[int, float]] = {}
-    for experiment in _trials(plan):
+    for experiment, made in _trials(plan):
         for stage, hours in gpu_hours(experiment, rows, tokens_per_row).items():
+            if stage == "model" and plan.form.measure == COVERAGE:
+                continue
             if stage in SHARED:
-                key = digest([stage, *(_counted(experiment, section) for section in SHARED[stage])])
+                key = digest([stage, made, *(_counted(experiment, section) for section in SHARED[stage])])
                 if key in done:
                     continue
                 done.add(key)
@@ -41,19 +44,17 @@ def study_hours(plan: Plan, rows: int, tokens_per_row: float) -> dict[str, tuple
     return found
 
 
-def _trials(plan: Plan) -> list[Experiment]:
+def _trials(plan: Plan) -> list[tuple[Experiment, str]]:
+    """Each trial, and the model that the study makes first for it, or ""."""
     search = plan.search(plan.made.supposed())
-    made = {path: name for name, path in plan.made.supposed().items()}
-    trials = [
-        search.trial(point, seed, name="trial") for point in search.points() or [] for seed in search.seeds
-    ]  # fmt: skip
-    return [_with_its_base(trial, plan, made.get(str(trial.model.path), "")) for trial in trials]
+    made = {path: name for name, path in plan.made.supposed().items() if name.startswith(f"{SCHEME}model/")}
+    trials = [search.trial(point, seed, name="trial") for point in search.points() or [] for seed in search.seeds]
+    named = [(trial, made.get(str(trial.model.path), "")) for trial in trials]
+    return [(_with_its_base(trial, plan, name) if name else trial, name) for trial, name in named]
 
 
 def _with_its_base(trial: Experiment, plan: Plan, made: str) -> Experiment:
-    """A model that the study makes first has a shape before it is there."""
-    if not made.startswith(f"{SCHEME}model/"):
-        return trial
+    """A model that is made first has a shape before it is there."""
     base = plan.made.models[made.rpartition("/")[2]].base
     return trial.model_copy(update={"model": ModelSettings(base=base)})
 
@@ -70,42 +71,41 @@ def print_study_plan(
     """Print it. `UserError` where the study cannot be asked of the experiment, or a trial does not fit."""
     plan = read_plan(name, overrides, file)
     trials = _trials(plan)
-    seeds = len(plan.seeds)
-    console.print(
-        f"study {name}: {len(plan.conditions)} conditions x {seeds} seeds = {len(trials)} trials",
-        markup=False,
-        highlight=False,
-    )
-    first = trials[0]
-    if first.cluster.gpus_per_node and plan.form.measure != "coverage":
-        for line in memory_lines(first, model_shape(first.model)):
-            console.print(line, markup=False, highlight=False)
-    if rows is None or tokens_per_row is None:
-        console.print("GPU-hours: not known without --rows and --tokens-per-row", markup=False, highlight=False)
-        return
+    points, seeds = len(trials) // len(plan.seeds), len(plan.seeds)
+    trained = plan.form.measure != COVERAGE
+    said = [f"study {name}: {points} conditions x {seeds} seeds = {len(trials)} trials"]
+    first = trials[0][0]
+    cluster = first.cluster
+    if trained:
+        # A trial may be larger than the first; those that are equal are said once.
+        own = {digest([counted(of.training), made, counted(of.model)]): of for of, made in trials}
+        each = [tuple(memory_lines(of, model_shape(of.model))) for of in own.values() if cluster.gpus_per_node]
+        said += [line for lines in dict.fromkeys(each) for line in lines]
+    if not cluster.gpus_per_node:
+        said.append("GPU-hours: none without GPUs (cluster.gpus_per_node is 0)")
+    elif rows is None or tokens_per_row is None:
+        said.append("GPU-hours: not known without --rows and --tokens-per-row")
+    else:
+        said += _hours_lines(plan, first, trials, rows, tokens_per_row)
+    for line in said:
+        console.print(line, markup=False, highlight=False)
+
+
+def _hours_lines(
+    plan: Plan, first: Experiment, trials: Sequence[tuple[Experiment, str]], rows: int, tokens_per_row: float
+) -> Iterator[str]:
+    cluster = first.cluster
     hours = study_hours(plan, rows, tokens_per_row)
-    console.print(f"{rows:,} rows of {tokens_per_row:g} tokens:", markup=False, highlight=False)
-    table = Table("stage", box=None)
-    for heading in ("runs", "GPU-hours"):
-        table.add_column(heading, justify="right")
+    kind = gpu_of(cluster.gpu, cluster.gpu_memory_gb)
+    taken = "" if cluster.gpu is not None else f" (taken for that by {cluster.gpu_memory_gb:g} GB: cluster.gpu)"
+    yield f"GPU-hours on {kind}{taken}, {rows:,} rows of {tokens_per_row:g} tokens:"
     for stage, (runs, of_stage) in hours.items():
-        table.add_row(stage, str(runs), f"{of_stage:,.2f}")
-    total = sum(of_stage for _, of_stage in hours.values())
-    table.add_row("total", "", f"{total:,.2f}")
-    console.print(table)
-    gpus = first.cluster.nodes * first.cluster.gpus_per_node
-    console.print(
-        f"{total / gpus:,.1f} hours on {gpus} GPUs; evaluation is not in it" if gpus else "evaluation is not in it",
-        markup=False,
-        highlight=False,
-    )
-    unknown = [stage for stage in _unknown(plan, trials, hours) if stage not in hours]
+        yield f"  {stage:<10}{runs:>6} runs {of_stage:>12,.2f}"
+    total = {stage: of_stage for stage, (_, of_stage) in hours.items()}
+    yield f"  {'total':<10}{sum(total.values()):>24,.2f}  {wall_hours(first, total):,.1f} hours by the clock"
+    unknown = ["results"] if plan.form.measure != COVERAGE else []
+    unknown += ["base_model"] if any(made for _, made in trials) else []
+    missing = len(trials) - hours.get("model", (0, 0.0))[0]
+    unknown += [f"model in {missing} trials"] if missing and plan.form.measure != COVERAGE else []
     if unknown:
-        console.print(f"not known: {', '.join(unknown)}", markup=False, highlight=False)
-
-
-def _unknown(plan: Plan, trials: Sequence[Experiment], hours: dict[str, tuple[int, float]]) -> list[str]:
-    """Stages that take GPUs and whose work is not known beforehand."""
-    trained = plan.form.measure != "coverage"
-    runs = hours.get("model", (0, 0.0))[0]
-    return [f"model in {len(trials) - runs} trials"] if trained and runs < len(trials) else []
+        yield f"  not known: {', '.join(unknown)}"

@@ -34,7 +34,11 @@ def document(plan: Plan, findings: Findings) -> str:
     levelled = of_lines(findings.lines) if plan.compared.saturation else []
     controls = [f"- {of.of.what}: {control_words(of, findings.unit)}" for of in findings.outcomes]
     files = [Path("experiments") / file for file in full.experiments]
-    over = "\n".join([command_of(plan.name, file) for file in files] + [f"raysel plan {files[0]} --study {plan.name}"])
+    given = [f"{key}={value}" for key, value in full.given.items()]
+    asked = "".join(f" --set {one}" for one in given)
+    over = "\n".join(
+        [command_of(plan.name, file, given) for file in files] + [f"raysel plan {files[0]} --study {plan.name}{asked}"]
+    )
     parts = [
         f"# {study.title}",
         study.question,
@@ -69,11 +73,13 @@ def standalone(svg: Markup) -> str:
 
 
 def write(plan: Plan, store: Store, folder: Path) -> bool:
-    """Write the page of a study; False where it did not run in this storage."""
+    """Write the page of a study; False where it did not run in this storage, not to its end, or with other conditions
+    than it has now."""
     data = store.read_json(f"{run_folder(plan.run_name)}/study.json")
-    if data is None:
+    ran = from_data(data) if data is not None else []
+    if [of.parameters for of in ran] != [of.parameters for of in plan.conditions] or not all(of.is_whole for of in ran):
         return False
-    findings = analyse(from_data(data), plan.compared, plan.controls, plan.form.measure)
+    findings = analyse(ran, plan.compared, plan.controls, plan.form.measure)
     figure = conditions_figure(plan.name, findings, plan.compared.axis)
     (folder / f"{plan.name}.md").write_text(document(plan, findings), encoding="utf-8")
     (folder / f"{plan.name}.svg").write_text(standalone(figure.svg), encoding="utf-8")
@@ -86,4 +92,4 @@ if __name__ == "__main__":
     Path(target).mkdir(parents=True, exist_ok=True)
     for study in names():
         there = write(read_plan(study, [f"storage={storage}"]), Store(storage), Path(target))
-        print(f"{study}: {'written' if there else 'did not run in this storage'}")
+        print(f"{study}: {'written' if there else 'did not run in this storage as it is now'}")

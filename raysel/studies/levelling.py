@@ -8,16 +8,18 @@ import numpy as np
 from raysel.report.formats import decimal, integer
 from raysel.studies import published
 from raysel.studies.analysis import Line
-from raysel.studies.saturation import Saturation, relative_to_english, saturation
+from raysel.studies.saturation import CLAIMED, MORE, Saturation, relative_to_english, saturation
 
 
 @dataclass(frozen=True)
 class Levelled:
-    """A curve by its name, the largest x that was measured and what was fitted."""
+    """A curve by its name, the largest x that was measured and what was fitted; asks_the_guide: whether the guide's
+    claim, of 400 samples and of 5,000, was asked of it."""
 
     name: str
     last: float
     of: Saturation
+    asks_the_guide: bool
 
 
 def of_lines(lines: Sequence[Line]) -> list[Levelled]:
@@ -29,9 +31,11 @@ def of_lines(lines: Sequence[Line]) -> list[Levelled]:
         if len(set(places)) == len(own) >= 5 and places[0] == 0:
             seeds = sorted(own[0].condition.values)
             runs = [[_mean(line, seed) for line in own] for seed in seeds]
+            asks = {CLAIMED, MORE} <= set(places)
             # What the guide claims of hundreds of samples is not asked of tens.
-            fitted = saturation(places, runs, seed=0, claimed=places[-2], more=places[-1])
-            found.append(Levelled(group, places[-1], fitted))
+            claimed, more = (CLAIMED, MORE) if asks else (places[-2], places[-1])
+            fitted = saturation(places, runs, seed=0, claimed=claimed, more=more)
+            found.append(Levelled(group, places[-1], fitted, asks))
     return found
 
 
@@ -47,7 +51,7 @@ def of_published(mixture: str = "single") -> list[Levelled]:
             ratios = [relative_to_english(values) for values in table.values.values()]
             places = list(table.values)
             fitted = saturation(places, ratios, seed=0)
-            found.append(Levelled(f"{table.task}, {table.model} (Table {table.table})", places[-1], fitted))
+            found.append(Levelled(f"{table.task}, {table.model} (Table {table.table})", places[-1], fitted, True))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from raysel.evaluation.heldout import METRIC
 from raysel.experiment import checked, read_experiment, resolve_paths
-from raysel.store import Store
+from raysel.store import Store, digest
 from raysel.studies.made import READING, SCHEME, Made, named_in, replaced, with_paths, with_reading
 from raysel.studies.results import COVERAGE, Condition
 from raysel.studies.settings import (
@@ -41,7 +41,8 @@ class Plan:
 
     @property
     def run_name(self) -> str:
-        return f"study-{self.name}" if self.file is None else f"study-{self.name}-{self.file.stem}"
+        """Of the folder, which no sweep and no study with other settings has."""
+        return f"{self.data['name']}-{self.name}"
 
     @property
     def form(self) -> Form:
@@ -58,8 +59,8 @@ class Plan:
 
     def space(self, points: Sequence[Point]) -> Space:
         # Nothing is trained for a coverage, nor looked up in the results.
-        metric = METRIC if self.form.measure == COVERAGE else self.form.measure
-        objective = {"metric": metric, "tasks": self.form.tasks}
+        of_results = {"metric": self.form.measure, "tasks": self.form.tasks}
+        objective = {"of": "trained_tokens"} if self.form.measure == COVERAGE else of_results
         return Space.model_validate({"points": points, "seeds": self.seeds, "objective": objective})
 
     def wanted(self) -> set[str]:
@@ -107,12 +108,15 @@ def read_plan(name: str, overrides: Sequence[str] = (), file: Path | None = None
 
 def _data(shared: SharedSettings, form: Form, file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """The experiment that all conditions share. What the user set comes last."""
+    changes = [override for override in overrides if not override.startswith("storage=")]
+    own = [digest(changes)[:8]] if changes else []
     if file is not None:
-        given = read_experiment(file, overrides)
-        own = merged(given, form.experiment)
-        resolve_paths(own, file.parent, overrides)
-        return own
-    data = merged(shared.experiment, form.experiment) | {"name": "study", "storage": str(Path.cwd() / "out")}
+        data = merged({"storage": str(Path.cwd() / "out")} | read_experiment(file, overrides), form.experiment)
+        data["name"] = "-".join(["study", file.stem, *own])
+        resolve_paths(data, file.parent, overrides)
+        return data
+    data = merged(shared.experiment, form.experiment) | {"storage": str(Path.cwd() / "out")}
+    data["name"] = "-".join(["study", *own])
     resolve_paths(data, Path(str(FILES)), overrides)
     return data
 
@@ -120,10 +124,15 @@ def _data(shared: SharedSettings, form: Form, file: Path | None, overrides: Sequ
 def _refuse_what_the_study_decides(name: str, points: Sequence[Point], overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0].strip()
-        varied = points and all(key in point for point in points)
+        varied = any(_overlap(key, other) for point in points for other in point)
         if varied or key in ("name", "seed"):
             why = "its conditions are made of it" if varied else "it has a name and seeds of its own"
             raise StudyError(f"--set {override!r}: study {name} decides {key} itself, {why}; a sweep can vary anything")
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Whether one of two dotted keys is, or holds, the other."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _points(form: Form, dump: Mapping[str, Any]) -> list[tuple[str, Point]]:

@@ -113,9 +113,11 @@ class Form(Section):
 
 class FullForm(Form):
     """The study over an experiment of the user's. experiments: the files in `experiments/` that have the models, data
-    and sizes of the papers; compared: where it is not what the small form compares."""
+    and sizes of the papers; given: keys that the user has to set beside, with an example of each; compared: where it is
+    not what the small form compares."""
 
     experiments: list[str] = Field(min_length=1)
+    given: dict[str, str] = {}
     compared: Compared | None = None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 EVENT_WAIT_SECONDS = 1.0
 
@@ -22,6 +22,10 @@ class TrialProcess:
 
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def is_there(self) -> bool:
+        """Nothing else: a process that was lost does not answer."""
+        return True
 
     def run(self, storage: str, folder: str, until: str, wanted: dict[str, Any]) -> dict[str, Any]:
         """`run_trial`, whose events `take` gives."""
@@ -52,12 +56,18 @@ class Trial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial, in the same process where the last one came to its own end there: its imports alone take
         longer than a small trial's stages."""
-        if self.is_whole:
+        if self.is_whole and self._process_is_there():
             self._begin(new_config)
         else:
             self.cleanup()
             self.setup(new_config)
         return True
+
+    def _process_is_there(self) -> bool:
+        try:
+            return bool(ray.get(self.process.is_there.remote()))
+        except RayActorError:
+            return False
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.waiting: deque[dict[str, Any]] = deque()

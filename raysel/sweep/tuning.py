@@ -49,7 +49,8 @@ def tune_trials(
                 search_alg=suggestions,
                 scheduler=scheduler,
                 num_samples=-1,
-                reuse_actors=True,
+                # A trial that asha stops still trains in its process, which only a new one ends.
+                reuse_actors=space.scheduler == "none",
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
             ),

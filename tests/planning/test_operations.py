@@ -9,8 +9,6 @@ from raysel.planning.operations import (
     RATES,
     Work,
     distance_work,
-    evaluation_work,
-    forward_operations,
     gpu_of,
     training_work,
     vector_work,
@@ -50,16 +48,26 @@ def test_six_operations_for_each_weight_and_token() -> None:
 
 
 def test_gpu_hours_by_hand() -> None:
-    assert Work(3.6e18, 0.4).gpu_hours(1e15) == pytest.approx(2.5)
+    assert Work(3.6e3 * 989e12, 0.4).gpu_hours("h100") == pytest.approx(2.5)
     assert gpu_of("h100", 141) == "h100"
     assert gpu_of(None, 141) == "h200"
     assert gpu_of(None, 17) is None
-    assert RATES["h200"] == RATES["h100"] > RATES["a100"]
+    assert RATES["h200"] == RATES["h100"]
+    assert all(of["bfloat16"] > of["float32"] for of in RATES.values())
 
 
-def test_writing_takes_longer_than_reading() -> None:
-    shape = known_shape("Qwen/Qwen3-8B")
+def test_float32_is_as_slow_as_the_data_sheets_say() -> None:
+    shape = known_shape("meta-llama/Llama-3.1-8B")
     assert shape is not None
-    read, written = (evaluation_work(shape, 100, 400, generated=tokens) for tokens in (0, 256))
-    assert read.operations == forward_operations(shape, 40_000, 400, head_tokens=100)
-    assert written.gpu_hours(1e15) > 5 * read.gpu_hours(1e15)
+    slow, fast = (training_work(shape, TrainingSettings(dtype=of, zero=2), 100, 100) for of in ("float32", "bfloat16"))
+    assert slow.operations == fast.operations
+    assert slow.gpu_hours("a100") / fast.gpu_hours("a100") == pytest.approx(312 / 19.5)
+    exact, rough, split = (distance_work(1000, 64, precision=of) for of in ("float32", "tf32", "bf16x3"))
+    assert exact.gpu_hours("h100") > split.gpu_hours("h100") == pytest.approx(3 * rough.gpu_hours("h100"))
+
+
+def test_only_the_blocks_that_are_run_are_counted() -> None:
+    shape = known_shape("CohereLabs/aya-23-35B")
+    assert shape is not None
+    whole, first, half = (vector_work(shape, 10, 100, layer=layer).operations for layer in (-1, 1, -21))
+    assert (whole / first, whole / half) == (pytest.approx(40), pytest.approx(2))

@@ -52,7 +52,13 @@ def test_less_is_warmed_up_once_for_each_seed(file: Path, tmp_path: Path) -> Non
 
 def test_a_base_model_that_is_made_first_has_a_shape(file: Path, tmp_path: Path) -> None:
     plan = read_plan("pretrain-controlled", [f"storage={tmp_path}"], file)
-    assert study_hours(plan, ROWS, TOKENS)["model"][0] == 3 * len(plan.conditions)
+    hours = study_hours(plan, ROWS, TOKENS)
+    assert hours["model"][0] == 3 * len(plan.conditions)
+    assert hours["vectors"][0] == 3  # of each of the models that are made first
+
+
+def test_what_trains_nothing_has_no_hours_of_training(file: Path, tmp_path: Path) -> None:
+    assert set(study_hours(read_plan("pareto", [f"storage={tmp_path}"], file), ROWS, TOKENS)) == {"vectors", "sums"}
 
 
 def test_it_is_said(file: Path, tmp_path: Path) -> None:
@@ -62,7 +68,8 @@ def test_it_is_said(file: Path, tmp_path: Path) -> None:
     assert "9 conditions x 3 seeds = 27 trials" in said.output
     total = sum(of for _, of in study_hours(read_plan("rho", [f"storage={tmp_path}"], file), ROWS, TOKENS).values())
     assert f"{total:,.2f}" in said.output
-    assert "evaluation is not in it" in said.output
+    assert "not known: results" in said.output
+    assert "GPU-hours on h100 (taken for that by 80 GB: cluster.gpu)" in said.output
     without = CliRunner().invoke(app, asked)
     assert "not known without --rows and --tokens-per-row" in without.output
 

@@ -9,6 +9,7 @@ from raysel.errors import UserError
 from raysel.studies import settings
 from raysel.studies.plan import Plan, merged, read_plan
 from raysel.studies.settings import StudyError, load_shared, load_study, names
+from raysel.sweep.command import refuse_what_is_not_evaluated
 from tests.conftest import REPOSITORY
 
 ASKED = {
@@ -108,19 +109,40 @@ def test_what_is_made_first_is_used_and_is_there(form: str, tmp_path: Path) -> N
 
 
 def test_what_the_user_says_of_the_experiment_counts(tmp_path: Path) -> None:
-    plan = plan_of("transfer", "full", tmp_path, "mixture.pivot_rows=50")
-    assert plan.data["mixture"]["pivot_rows"] == 50  # the study's own: 10,000
+    plan = plan_of("pretrain-controlled", "full", tmp_path, "evaluation.heldout_samples=50")
+    assert plan.data["evaluation"]["heldout_samples"] == 50  # the study's own: 100
     assert plan.data["corpus"]["path"] == str(tmp_path / "corpus.jsonl")
-    assert plan.run_name == "study-transfer-own"
+
+
+def test_other_settings_have_a_folder_of_their_own_and_no_sweep_has_it(tmp_path: Path) -> None:
+    some = [
+        plan_of("rho", form, tmp_path, *changes)
+        for form in ("small", "full")
+        for changes in ([], ["training.learning_rate=1.0e-4"])
+    ]
+    assert [plan.run_name for plan in some[::2]] == ["study-rho", "study-own-rho"]
+    assert len({plan.run_name for plan in some}) == 4
+    for plan in some:
+        assert plan.search(plan.made.supposed()).name == plan.run_name
+
+
+def test_an_experiment_without_a_storage_has_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(OWN)
+    assert read_plan("rho", [], Path("own.yaml")).data["storage"] == str(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", names())
 def test_the_papers_experiments_are_what_the_study_can_be_asked_of(name: str, tmp_path: Path) -> None:
+    given = [f"{key}={value}" for key, value in load_study(name).full.given.items()]
     for file in load_study(name).full.experiments:
-        plan = read_plan(
-            name, [f"storage={tmp_path}", "languages.pretrain=shares.csv"], REPOSITORY / "experiments" / file
-        )
-        assert plan.search(plan.made.supposed()).points()
+        plan = read_plan(name, [f"storage={tmp_path}", *given], REPOSITORY / "experiments" / file)
+        search = plan.search(plan.made.supposed())
+        trial = search.trial(search.space.points[0], plan.seeds[0], name="trial")
+        if plan.form.measure != "coverage":
+            # Where the data lies is the user's; the tasks, their development items and metrics are known.
+            evaluation = trial.evaluation.model_copy(update={"data": None})
+            refuse_what_is_not_evaluated(search, trial.model_copy(update={"evaluation": evaluation}))
 
 
 def test_an_unknown_study_is_told_which_there_are() -> None:
@@ -135,10 +157,20 @@ def test_changes_are_those_of_an_experiment(tmp_path: Path) -> None:
         read_plan("rho", ["preselect.roh=0.1"])
 
 
-@pytest.mark.parametrize("override", ["name=x", "seed=7", "preselect.rho=0.3"])
-def test_what_a_study_decides_itself_cannot_be_set(override: str) -> None:
-    with pytest.raises(StudyError, match=rf"study rho decides {override.partition('=')[0]} itself"):
-        read_plan("rho", [override])
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("rho", "name=x"),
+        ("rho", "seed=7"),
+        ("rho", "preselect.rho=0.3"),
+        ("rho", "preselect={rho: 0.3}"),
+        ("language-strategy", "languages.k=7"),  # in some points only
+        ("monolingual", "languages.chosen=[th]"),
+    ],
+)
+def test_what_a_study_decides_itself_cannot_be_set(name: str, override: str) -> None:
+    with pytest.raises(StudyError, match=rf"study {name} decides {override.partition('=')[0]} itself"):
+        read_plan(name, [override])
 
 
 def test_a_storage_that_is_no_folder_is_refused() -> None:

@@ -131,6 +131,7 @@ def test_a_study_over_an_experiment_of_ones_own(ray_address: str, tmp_path: Path
     files.joinpath(settings.SHARED).write_text(yaml.safe_dump(SHARED))
     files.joinpath("samples.yaml").write_text(yaml.safe_dump(STUDY))
     own = {
+        "storage": str(tmp_path / "out"),
         "corpus": SHARED["experiment"]["corpus"],
         "model": {"path": str(tiny_llama), "template": "plain"},
         "embedding": SHARED["experiment"]["embedding"],
@@ -138,11 +139,10 @@ def test_a_study_over_an_experiment_of_ones_own(ray_address: str, tmp_path: Path
         "evaluation": {"tasks": str(REPOSITORY / "raysel/demo/eval"), "limit": 4, "workers": 1, "cpus_per_worker": 1},
     }
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
-    changes = ["--set", f"storage={tmp_path / 'out'}", "--set", "training.learning_rate=1.0e-3"]
-    command = [sys.executable, "-c", PROGRAM, str(files), "study", "samples", "own.yaml", *changes]
+    command = [sys.executable, "-c", PROGRAM, str(files), "study", "samples", "own.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    conditions = json.loads(store.read_bytes("runs/study-samples-own/study.json"))
+    conditions = json.loads(store.read_bytes("runs/study-own-samples/study.json"))
     assert [of["parameters"]["preselect.size"] for of in conditions] == [60, 90]
     for of in conditions:
         artifact = store.artifact(*of["results"]["3"].split("/"))
@@ -152,6 +152,6 @@ def test_a_study_over_an_experiment_of_ones_own(ray_address: str, tmp_path: Path
             scores = [row["value"] for row in rows if row["lang"] == lang]
             assert of["values"]["3"][lang] == pytest.approx(sum(scores) / len(scores))
         assert set(of["values"]["3"]) == {"en", "sw"}
-    page = store.read_bytes("runs/study-samples-own/report.html").decode()
+    page = store.read_bytes("runs/study-own-samples/report.html").decode()
     assert "More is better." in page
-    assert "raysel study samples own.yaml --set" in page
+    assert "raysel study samples own.yaml<" in page
