@@ -15,10 +15,12 @@ stage3.py for buckets, copies and what offloading moves.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from raysel.disk import readable
 from raysel.embedding.placement import CONTEXT_BYTES
+from raysel.errors import UserError
 from raysel.models.shape import Shape
 from raysel.planning.activations import BYTES, WHOLE, Trained, activation_bytes, logit_bytes, trained_adapters
 from raysel.training.deepspeed_config import LARGEST_BUCKET, deepspeed_config
@@ -29,6 +31,7 @@ LIVE_PARAMETERS = 1_000_000_000
 # And of how many the gradients are copied for one update.
 SUB_GROUP = 1_000_000_000
 MOMENTS = 2 * WHOLE
+WHOLE_NUMBER = TypeAdapter[int](NonNegativeInt)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def state_bytes(shape: Shape, settings: TrainingSettings, *, workers: int) -> Me
     trained, b, zero = trained_parameters(shape, settings), BYTES[settings.dtype], settings.zero
     frozen = shape.parameters if settings.method == "lora" else 0
     share = -(-trained // workers)
-    bucket = min(trained, _told(settings).get("reduce_bucket_size", LARGEST_BUCKET))
+    bucket = min(trained, _told_number(settings, "reduce_bucket_size", LARGEST_BUCKET))
     # Under ZeRO-3 DeepSpeed leaves adapters in the float32 that PEFT gives them.
     own = WHOLE if zero == 3 and frozen else b
     weights = frozen * b + trained * own
@@ -124,14 +127,14 @@ def _of_stage_3(shape: Shape, settings: TrainingSettings, *, own: int, share: in
     """Gradients, buckets and what is gathered, without offloading."""
     cast = 0 if own == WHOLE else WHOLE * min(share, bucket)
     reduced = own * bucket + cast
-    updated = WHOLE * min(share, int(_told(settings).get("sub_group_size", SUB_GROUP)))
+    updated = WHOLE * min(share, _told_number(settings, "sub_group_size", SUB_GROUP))
     # A step's update comes when nothing is gathered.
     working = max(_gathered(shape, settings) + reduced, updated)
     return {"gradients": WHOLE * share, "buckets": BYTES[settings.dtype] * bucket, "gathered": working}
 
 
 def _gathered(shape: Shape, settings: TrainingSettings) -> int:
-    live = int(_told(settings).get("stage3_max_live_parameters", LIVE_PARAMETERS))
+    live = _told_number(settings, "stage3_max_live_parameters", LIVE_PARAMETERS)
     return BYTES[settings.dtype] * min(shape.parameters, max(live, shape.embeddings))
 
 
@@ -153,7 +156,13 @@ def _offloaded(
     return Memory({"weights": weights, "gradients": accumulated, "buckets": b * bucket}, max(host, weights))
 
 
-def _told(settings: TrainingSettings) -> dict[str, Any]:
-    """What DeepSpeed is told of ZeRO."""
-    section: dict[str, Any] = deepspeed_config(settings)["zero_optimization"]
-    return section
+def _told_number(settings: TrainingSettings, key: str, default: int) -> int:
+    """What DeepSpeed is told of ZeRO, read as it reads it. `UserError` for what is no whole number."""
+    given = deepspeed_config(settings)["zero_optimization"].get(key, default)
+    try:
+        return WHOLE_NUMBER.validate_python(given)
+    except ValidationError as error:
+        raise UserError(
+            f"training.deepspeed: zero_optimization.{key} is a whole number, found {given!r}; "
+            "write it in digits (YAML takes 5e8 for text, and reads 500000000 or 5.0e+8)"
+        ) from error

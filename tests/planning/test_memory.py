@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from raysel.errors import UserError
 from raysel.models.loading import load_causal_lm
 from raysel.models.shape import known_shape, read_shape
 from raysel.planning.memory import state_bytes, trained_parameters, training_memory
@@ -162,6 +163,18 @@ def test_what_the_user_tells_deepspeed_counts() -> None:
     small = {"zero_optimization": {"reduce_bucket_size": 1000}}
     settings = TrainingSettings(zero=2, dtype="bfloat16", method="full", deepspeed=small)
     assert state_bytes(shape, settings, workers=4).device["buckets"] == 2000
+    for told, taken in ((1000.0, 2000), ("1000", 2000)):  # as DeepSpeed reads them
+        settings = settings.model_copy(update={"deepspeed": {"zero_optimization": {"reduce_bucket_size": told}}})
+        assert state_bytes(shape, settings, workers=4).device["buckets"] == taken
+
+
+@pytest.mark.parametrize("told", ["5e8", 1.5, None, -1])
+def test_what_is_no_number_is_refused(told: Any) -> None:
+    shape = known_shape("Qwen/Qwen2.5-7B")
+    assert shape is not None
+    settings = TrainingSettings(deepspeed={"zero_optimization": {"reduce_bucket_size": told}})
+    with pytest.raises(UserError, match=rf"zero_optimization\.reduce_bucket_size is a whole number, found {told!r}"):
+        state_bytes(shape, settings, workers=4)
 
 
 def test_the_host_holds_what_is_offloaded() -> None:
