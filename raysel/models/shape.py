@@ -6,7 +6,7 @@ names on the Hugging Face hub that have them (`-Instruct` is understood).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any, Literal
 from raysel.errors import UserError
 
 INSTRUCT = "-Instruct"
+# What transformers drops out where the config does not say it, of the families that are trained here.
+UNSAID_DROPOUT = {"gpt2": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}}
 
 
 class ShapeError(UserError):
@@ -57,7 +59,7 @@ class Shape:
 
     family: the config's model_type. width: hidden units; inner: units of an MLP; heads of `head_width` units each, of
     which keys and values have `kv_heads`. tied: the head is the embeddings' own matrix. others: parameters outside the
-    blocks besides embeddings and head (positions, norms).
+    blocks besides embeddings and head (positions, norms). drops_out: whether its config drops anything out in training.
     """
 
     family: str
@@ -70,6 +72,7 @@ class Shape:
     tied: bool
     stacks: tuple[Stack, ...]
     others: int
+    drops_out: bool = False
 
     @property
     def blocks(self) -> int:
@@ -125,20 +128,26 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
     if family not in FAMILIES:
         raise ShapeError(f"model_type {family}: its shape is not known here; known are {', '.join(FAMILIES)}")
     try:
-        return FAMILIES[family](config)
+        shape = FAMILIES[family](config)
     except KeyError as error:
         raise ShapeError(f"the config of a {family} model does not say {error.args[0]}") from error
+    return replace(shape, drops_out=drops_out(UNSAID_DROPOUT.get(family, {}) | dict(config)))
+
+
+def drops_out(config: Mapping[str, Any]) -> bool:
+    """Whether a model with this config drops anything out in training."""
+    shares = (
+        value
+        for name, value in config.items()
+        if "drop" in name and not name.startswith(("classifier", "summary")) and isinstance(value, int | float)
+    )
+    return any(share > 0 for share in shares)
 
 
 def known_shape(name: str) -> Shape | None:
     """The shape of the model with this name on the Hugging Face hub; None where it is not among the known ones."""
     config = _known().get(name.removesuffix(INSTRUCT).lower())
     return read_shape(config) if config is not None else None
-
-
-def known_names() -> list[str]:
-    """The names on the hub whose shapes are known, without `-Instruct`."""
-    return [name for config in _configs() for name in config["names"]]
 
 
 def shape_of(path: str) -> Shape | None:

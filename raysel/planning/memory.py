@@ -62,9 +62,8 @@ def trained_parameters(shape: Shape, settings: TrainingSettings) -> int:
 def training_memory(shape: Shape, settings: TrainingSettings, *, workers: int) -> Memory:
     """What each of `workers` holds at the most in a step. `ShapeError` where the model cannot be trained as asked."""
     states = state_bytes(shape, settings, workers=workers)
-    rows = 1 if settings.method == "lora" and settings.lora.dropout else rows_at_once(settings)
     row_tokens = settings.data.max_tokens
-    tokens = rows * row_tokens
+    tokens = rows_at_once(shape, settings) * row_tokens
     trained = what_is_trained(shape, settings)
     activations = activation_bytes(
         shape,
@@ -89,8 +88,10 @@ def what_is_trained(shape: Shape, settings: TrainingSettings) -> Trained:
     return trained_adapters(shape, lora.rank, lora.targets, lora.dropout)
 
 
-def rows_at_once(settings: TrainingSettings) -> int:
-    """Rows that go through the model together."""
+def rows_at_once(shape: Shape, settings: TrainingSettings) -> int:
+    """Rows that go through the model together: one where anything is dropped out."""
+    if shape.drops_out or (settings.method == "lora" and settings.lora.dropout):
+        return 1
     return max(1, settings.micro_batch_tokens // settings.data.max_tokens)
 
 

@@ -134,6 +134,21 @@ def test_llama_8b_by_hand() -> None:
     assert sharded.device_bytes < memory.device_bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "lora", "rows"),
+    [("ai-forever/mGPT", {}, 1), ("bigscience/bloom-1b7", {}, 8), ("bigscience/bloom-1b7", {"dropout": 0.05}, 1)],
+)
+def test_what_is_drawn_at_random_is_of_one_row(name: str, lora: dict[str, Any], rows: int) -> None:
+    shape = known_shape(name)
+    assert shape is not None
+
+    def activations(tokens: int) -> int:
+        settings = TrainingSettings(lora=lora, micro_batch_tokens=tokens, data={"max_tokens": 64})
+        return training_memory(shape, settings, workers=1).device["activations"]
+
+    assert activations(8 * 64) == rows * activations(64)
+
+
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(
     zero=st.sampled_from([1, 2, 3]),
