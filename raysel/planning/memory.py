@@ -62,8 +62,22 @@ def trained_parameters(shape: Shape, settings: TrainingSettings) -> int:
 def training_memory(shape: Shape, settings: TrainingSettings, *, workers: int) -> Memory:
     """What each of `workers` holds at the most in a step. `ShapeError` where the model cannot be trained as asked."""
     states = state_bytes(shape, settings, workers=workers)
+    working = working_bytes(shape, settings, rows_at_once(shape, settings))
+    return Memory({**states.device, **working}, states.host)
+
+
+def gradient_memory(shape: Shape, settings: TrainingSettings) -> Memory:
+    """What a worker holds that takes the gradients of adapters sample by sample (LESS): the whole model, the adapters
+    and their moments in float32, and one row, the least that goes through the model at once."""
+    weights = shape.parameters * BYTES[settings.dtype]
+    adapters = (WHOLE + MOMENTS) * trained_parameters(shape, settings)
+    return Memory({"weights": weights, "adapters": adapters} | working_bytes(shape, settings, 1), weights)
+
+
+def working_bytes(shape: Shape, settings: TrainingSettings, rows: int) -> dict[str, int]:
+    """What `rows` rows that go through the model together take, by part."""
     row_tokens = settings.data.max_tokens
-    tokens = rows_at_once(shape, settings) * row_tokens
+    tokens = rows * row_tokens
     trained = what_is_trained(shape, settings)
     activations = activation_bytes(
         shape,
@@ -76,9 +90,7 @@ def training_memory(shape: Shape, settings: TrainingSettings, *, workers: int) -
     # At the end of the backward's first half the logits are gone, and the gradients inside a block come.
     between = tokens * BYTES[settings.dtype] * 2 * (shape.inner + shape.width)
     logits = max(logit_bytes(shape, dtype=settings.dtype, tokens=tokens), between)
-    return Memory(
-        {**states.device, "activations": activations, "logits": logits, "context": CONTEXT_BYTES}, states.host
-    )
+    return {"activations": activations, "logits": logits, "context": CONTEXT_BYTES}
 
 
 def what_is_trained(shape: Shape, settings: TrainingSettings) -> Trained:
