@@ -83,6 +83,12 @@ class Shape:
         return self.vocabulary * self.width
 
     @property
+    def largest(self) -> int:
+        """Numbers of the largest matrix."""
+        linears = (linear.inputs * linear.outputs for stack in self.stacks for linear in stack.linears)
+        return max(self.embeddings, *linears)
+
+    @property
     def head(self) -> int:
         """Parameters that the head adds."""
         return 0 if self.tied else self.embeddings

@@ -31,7 +31,7 @@ FULL = {"method": "full", "dtype": "bfloat16", "zero": 3, "micro_batch_tokens": 
         (Machines(4, 8, 80), {"micro_batch_tokens": 16384}, "training.activation_checkpointing=true is enough"),
         (Machines(1, 2, 80), {}, "training.offload=optimizer (which takes 160.6 GB of memory on each node) is enough"),
         (Machines(1, 1, 48), {"activation_checkpointing": True, "offload": "all", "micro_batch_tokens": 131_072},
-         "training.micro_batch_tokens=65536 is enough"),
+         "training.micro_batch_tokens=32768 is enough"),
         (Machines(1, 4, 24), {}, "training.method=lora is enough"),
     ],
 )  # fmt: skip

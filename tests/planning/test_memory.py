@@ -36,11 +36,13 @@ SETTINGS = [
 FAST = [(2, "bfloat16", "full"), (3, "float32", "full")]
 
 
-def saved_model(folder: Path, family: str, width: int, blocks: int) -> Path:
+def saved_model(folder: Path, family: str, width: int, blocks: int, vocabulary: int = 1500, tied: bool = False) -> Path:
     more = {key: size * width if key == "intermediate_size" else size for key, size in FAMILIES[family].items()}
+    if family == "llama":
+        more["tie_word_embeddings"] = tied
     config = transformers.AutoConfig.for_model(
-        family, hidden_size=width, num_hidden_layers=blocks, num_attention_heads=4, vocab_size=1500, bos_token_id=0,
-        eos_token_id=1, **more,
+        family, hidden_size=width, num_hidden_layers=blocks, num_attention_heads=4, vocab_size=vocabulary,
+        bos_token_id=0, eos_token_id=1, **more,
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -91,6 +93,38 @@ def test_llama_in_every_form(alone: None, tmp_path: Path, zero: Any, dtype: Any,
         assert expected == pytest.approx(most, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("zero", "dtype", "tied", "told"),
+    [
+        (2, "bfloat16", True, {"reduce_bucket_size": 50_000}),
+        pytest.param(2, "bfloat16", True, {}, marks=pytest.mark.slow),
+        pytest.param(0, "float32", True, {"reduce_bucket_size": 50_000}, marks=pytest.mark.slow),
+        pytest.param(1, "float32", True, {}, marks=pytest.mark.slow),
+        pytest.param(1, "float32", False, {"reduce_bucket_size": 50_000}, marks=pytest.mark.slow),
+        pytest.param(3, "float32", False, {"reduce_bucket_size": 50_000}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_gradient_of_a_large_vocabulary(
+    alone: None, tmp_path: Path, zero: Any, dtype: Any, tied: bool, told: dict[str, Any]
+) -> None:
+    """Embeddings and head are nearly all of the model, and larger than a bucket that is made small."""
+    settings = TrainingSettings(zero=zero, dtype=dtype, method="full", deepspeed={"zero_optimization": told})
+    folder = saved_model(tmp_path / "m", "llama", 128, 1, vocabulary=20_000, tied=tied)
+    shape = read_shape(transformers.AutoConfig.from_pretrained(folder).to_dict())
+    expected = state_bytes(shape, settings, workers=1).device_bytes
+    assert expected == pytest.approx(most_bytes(folder, settings), rel=0.1)
+
+
+@pytest.mark.parametrize(("zero", "dtype"), [(2, "bfloat16"), pytest.param(1, "float32", marks=pytest.mark.slow)])
+def test_a_bucket_is_filled_while_another_is_reduced(alone: None, tmp_path: Path, zero: Any, dtype: Any) -> None:
+    told = {"zero_optimization": {"overlap_comm": True}}
+    settings = TrainingSettings(zero=zero, dtype=dtype, method="full", deepspeed=told)
+    folder = saved_model(tmp_path / "m", "llama", 256, 2)
+    shape = read_shape(transformers.AutoConfig.from_pretrained(folder).to_dict())
+    expected = state_bytes(shape, settings, workers=1).device_bytes
+    assert expected == pytest.approx(most_bytes(folder, settings), rel=0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "blocks"), [(320, 2), (448, 4), (640, 3)])
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama"])
@@ -122,8 +156,10 @@ def test_llama_8b_by_hand() -> None:
     memory = training_memory(shape, settings, workers=8)
     assert memory.device["weights"] == 2 * count
     assert memory.device["optimizer"] == 12 * count // 8
-    assert memory.device["gradients"] == 6 * count // 8
+    assert memory.device["gradients"] == 4 * count // 8
     assert memory.device["buckets"] == 2 * 500_000_000
+    # Embeddings and head are larger than a bucket: one waits while the other comes, and a float32 copy is added up.
+    assert memory.device["arriving gradients"] == 2 * 500_000_000 + (4 + 2 * 2) * 128_256 * 4096
     # Norms 32 and 16 kB, linear inputs 16 kB, attention 32 kB and 128 B, MLP 112 kB: of a token, in a block.
     block = 2 * 4 * 4096 + 4 * 2 * 4096 + 4 * 2 * 4096 + 4 * 32 + 4 * 2 * 14336
     shared = 2 * (2048 + 2 * 128 + 4096)
