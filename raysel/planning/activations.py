@@ -1,9 +1,9 @@
 """Bytes that a forward pass keeps for the backward pass, by hand for every family.
 
 What autograd saves of one token in one block, in transformers 5: the inputs of norms (Llama's are taken in float32),
-what a norm multiplies with its weight, the inputs of linear modules, queries, keys, values and result of attention, and
-what the MLP's activation is made of. Frozen weights need neither the inputs of their modules nor those of their norms;
-an adapter needs its module's.
+what a norm multiplies with its weight, the inputs of linear modules, queries, keys, values, mask and result of
+attention, and what the MLP's activation is made of. Frozen weights need neither the inputs of their modules nor those
+of their norms; an adapter needs its module's.
 """
 
 from collections.abc import Sequence
@@ -48,13 +48,13 @@ def activation_bytes(
     shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, trained: Trained, checkpointing: bool
 ) -> int:
     """Bytes that all blocks keep of one micro-batch of `tokens` tokens in rows of `row_tokens`, and what they share:
-    the mask that keeps samples apart and the rotary positions.
+    the mask that keeps samples apart (a byte for each pair of a row's tokens) and the rotary positions.
 
     checkpointing: only the blocks' inputs are kept, and one block at a time is computed again.
     """
     b = BYTES[dtype]
     block = block_bytes(shape, dtype=dtype, tokens=tokens, row_tokens=row_tokens, trained=trained)
-    shared = tokens * b * (row_tokens + 2 * shape.head_width + shape.width)
+    shared = tokens * (row_tokens + b * (2 * shape.head_width + shape.width))
     if checkpointing:
         return shared + shape.blocks * tokens * b * shape.width + block
     return shared + shape.blocks * block
@@ -71,7 +71,7 @@ def logit_bytes(shape: Shape, *, dtype: Dtype, tokens: int) -> int:
     return logits * (3 * WHOLE + (WHOLE if parts > 1 else 0)) + tokens * shape.width * BYTES[dtype]
 
 
-def _llama_like(shape: Shape, b: int, _row_tokens: int, trained: Trained) -> int:
+def _llama_like(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
     """Of one token. Norms are taken in float32; Cohere has one, which also keeps what it has centred."""
     full, width = trained.adapted is None, shape.width
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
@@ -83,17 +83,18 @@ def _llama_like(shape: Shape, b: int, _row_tokens: int, trained: Trained) -> int
         norms = 2 * WHOLE * width + 2 * b * width * full + b * width * (gated + attends)
     if shape.family == "qwen3":
         norms += (WHOLE + b * full) * (queries + keys)
-    # Keys and values are repeated for every head; the result is the input of the last projection.
-    attention = 4 * b * queries + WHOLE * shape.heads
+    # Keys and values are repeated for every head; the result is the input of the last projection. torch makes the mask
+    # anew in the numbers of the queries.
+    attention = 4 * b * queries + WHOLE * shape.heads + b * row_tokens
     mlp = b * shape.inner * (3 + trained.keeps_input_of("down_proj"))
     return norms + attention + mlp
 
 
-def _gpt2(shape: Shape, b: int, _row_tokens: int, trained: Trained) -> int:
+def _gpt2(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
     """Of one token. Its GELU is made of six operations, which keep four results."""
     inputs = trained.keeps_input_of("c_attn") + trained.keeps_input_of("c_fc")
     norms = b * shape.width * (2 + inputs)
-    attention = 4 * b * shape.width + WHOLE * shape.heads
+    attention = 4 * b * shape.width + WHOLE * shape.heads + b * row_tokens
     return norms + attention + b * shape.inner * (4 + trained.keeps_input_of("c_proj"))
 
 

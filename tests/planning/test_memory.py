@@ -160,9 +160,9 @@ def test_llama_8b_by_hand() -> None:
     assert memory.device["buckets"] == 2 * 500_000_000
     # Embeddings and head are larger than a bucket: one waits while the other comes, and a float32 copy is added up.
     assert memory.device["arriving gradients"] == 2 * 500_000_000 + (4 + 2 * 2) * 128_256 * 4096
-    # Norms 32 and 16 kB, linear inputs 16 kB, attention 32 kB and 128 B, MLP 112 kB: of a token, in a block.
-    block = 2 * 4 * 4096 + 4 * 2 * 4096 + 4 * 2 * 4096 + 4 * 32 + 4 * 2 * 14336
-    shared = 2 * (2048 + 2 * 128 + 4096)
+    # Of a token, in a block: norms 32 and 16 kB, linear inputs 16 kB, attention 32 kB, 128 B and 4 kB, MLP 112 kB.
+    block = 2 * 4 * 4096 + 4 * 2 * 4096 + 4 * 2 * 4096 + 4 * 32 + 4 * 2 * 14336 + 2 * tokens
+    shared = tokens + 2 * (2 * 128 + 4096)
     assert memory.device["activations"] == tokens * (32 * block + shared)
     assert 45e9 < memory.device_bytes < 60e9
     sharded = training_memory(shape, settings.model_copy(update={"zero": 3}), workers=8)
