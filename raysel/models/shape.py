@@ -121,10 +121,12 @@ class Shape:
             raise ShapeError(f"lora.targets {targets}: a {self.family} model has none of them; it has {names}")
         return found
 
-    def lora_parameters(self, rank: int, targets: str | Sequence[str]) -> int:
-        """Numbers that adapters of `rank` train: A of rank x inputs and B of outputs x rank for each module."""
+    def lora_parameters(self, rank: int, targets: str | Sequence[str], *, dora: bool = False) -> int:
+        """Numbers that adapters of `rank` train: A of rank x inputs and B of outputs x rank for each module; with DoRA
+        the magnitudes of its outputs."""
         return sum(
-            blocks * linear.copies * rank * (linear.inputs + linear.outputs) for blocks, linear in self.adapted(targets)
+            blocks * linear.copies * (rank * (linear.inputs + linear.outputs) + dora * linear.outputs)
+            for blocks, linear in self.adapted(targets)
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raysel.models.shape import Shape, ShapeError
+from raysel.models.shape import Linear, Shape, ShapeError
 from raysel.training.logits import logit_parts
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -21,19 +21,22 @@ Dtype = Literal["float32", "bfloat16"]
 @dataclass(frozen=True)
 class Trained:
     """What is trained: all weights (`adapted` None), or adapters of `rank` on the modules named in `adapted`, whose
-    inputs are dropped out with probability `dropout`."""
+    inputs are dropped out with probability `dropout`; dora: with magnitudes."""
 
     adapted: frozenset[str] | None = None
     rank: int = 0
     dropout: float = 0.0
+    dora: bool = False
 
     def keeps_input_of(self, *names: str) -> bool:
         return self.adapted is None or bool(self.adapted & set(names))
 
 
-def trained_adapters(shape: Shape, rank: int, targets: str | Sequence[str], dropout: float = 0.0) -> Trained:
+def trained_adapters(
+    shape: Shape, rank: int, targets: str | Sequence[str], dropout: float = 0.0, *, dora: bool = False
+) -> Trained:
     """Adapters on `targets` (as PEFT takes them). `ShapeError` where the model has none of them."""
-    return Trained(frozenset(linear.name for _, linear in shape.adapted(targets)), rank, dropout)
+    return Trained(frozenset(linear.name for _, linear in shape.adapted(targets)), rank, dropout, dora)
 
 
 def block_bytes(shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, trained: Trained) -> int:
@@ -41,7 +44,11 @@ def block_bytes(shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, tra
     if len(shape.stacks) > 1:
         raise ShapeError(f"a {shape.family} model has an encoder; what is trained here has none")
     of_family = {"gpt2": _gpt2, "bloom": _bloom}.get(shape.family, _llama_like)
-    return tokens * (of_family(shape, BYTES[dtype], row_tokens, trained) + _adapters(shape, BYTES[dtype], trained))
+    # Measured: of GPT-2's modules PEFT's DoRA keeps the weight with its update too, of others not.
+    measured = _adapted(shape, trained) if trained.dora and shape.family == "gpt2" else []
+    weights = BYTES[dtype] * sum(linear.inputs * linear.outputs for linear in measured)
+    of_token = of_family(shape, BYTES[dtype], row_tokens, trained) + _adapters(shape, BYTES[dtype], trained)
+    return weights + tokens * of_token
 
 
 def activation_bytes(
@@ -106,10 +113,24 @@ def _bloom(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
     return b * shape.width * (2 + 3 + inputs) + weights + mlp
 
 
-def _adapters(shape: Shape, b: int, trained: Trained) -> int:
-    """Of one token: between A and B the adapter's own; with dropout a copy of every input and what was dropped."""
-    if trained.adapted is None:
+def dora_bytes(shape: Shape, *, dtype: Dtype, trained: Trained) -> int:
+    """Bytes that DoRA takes while one module's weight with its update is measured: the identity that goes through A and
+    B, the update, that times its factor, and their sum."""
+    if not trained.dora:
         return 0
-    modules = [linear for linear in shape.stacks[0].linears if linear.name in trained.adapted]
+    return BYTES[dtype] * max(
+        linear.inputs * (linear.inputs + 3 * linear.outputs) for linear in _adapted(shape, trained)
+    )
+
+
+def _adapted(shape: Shape, trained: Trained) -> list[Linear]:
+    return [linear for linear in shape.stacks[0].linears if linear.name in (trained.adapted or ())]
+
+
+def _adapters(shape: Shape, b: int, trained: Trained) -> int:
+    """Of one token: between A and B the adapter's own; with dropout a copy of every input and what was dropped; with
+    DoRA the results of the module and of its adapter, which the magnitudes are multiplied with."""
+    modules = _adapted(shape, trained)
     dropped = sum(linear.inputs for linear in modules) * (b + 1) if trained.dropout else 0
-    return len(modules) * trained.rank * b + dropped
+    scaled = sum(2 * b * linear.outputs for linear in modules) if trained.dora else 0
+    return len(modules) * trained.rank * b + dropped + scaled

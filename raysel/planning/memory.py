@@ -28,7 +28,15 @@ from raysel.disk import readable
 from raysel.embedding.placement import CONTEXT_BYTES
 from raysel.errors import UserError
 from raysel.models.shape import Shape
-from raysel.planning.activations import BYTES, WHOLE, Trained, activation_bytes, logit_bytes, trained_adapters
+from raysel.planning.activations import (
+    BYTES,
+    WHOLE,
+    Trained,
+    activation_bytes,
+    dora_bytes,
+    logit_bytes,
+    trained_adapters,
+)
 from raysel.training.deepspeed_config import LARGEST_BUCKET, deepspeed_config
 from raysel.training.settings import LoraSettings, TrainingSettings
 
@@ -62,7 +70,7 @@ def trained_parameters(shape: Shape, settings: TrainingSettings) -> int:
     """How many numbers are trained. `ShapeError` where the adapters' targets are not there."""
     if settings.method == "full":
         return shape.parameters
-    return shape.lora_parameters(settings.lora.rank, settings.lora.targets)
+    return shape.lora_parameters(settings.lora.rank, settings.lora.targets, dora=settings.lora.dora)
 
 
 def training_memory(shape: Shape, settings: TrainingSettings, *, workers: int) -> Memory:
@@ -95,7 +103,8 @@ def working_bytes(shape: Shape, settings: TrainingSettings, rows: int) -> dict[s
     )
     # At the end of the backward's first half the logits are gone, and the gradients inside a block come.
     between = tokens * BYTES[settings.dtype] * 2 * (shape.inner + shape.width)
-    logits = max(logit_bytes(shape, dtype=settings.dtype, tokens=tokens), between)
+    dora = dora_bytes(shape, dtype=settings.dtype, trained=trained)
+    logits = max(logit_bytes(shape, dtype=settings.dtype, tokens=tokens), between, dora)
     return {"activations": activations, "logits": logits, "context": CONTEXT_BYTES}
 
 
@@ -103,7 +112,7 @@ def what_is_trained(shape: Shape, settings: TrainingSettings) -> Trained:
     lora: LoraSettings = settings.lora
     if settings.method == "full":
         return Trained()
-    return trained_adapters(shape, lora.rank, lora.targets, lora.dropout)
+    return trained_adapters(shape, lora.rank, lora.targets, lora.dropout, dora=lora.dora)
 
 
 def rows_at_once(shape: Shape, settings: TrainingSettings) -> int:
