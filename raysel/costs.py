@@ -76,6 +76,7 @@ def work_of(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[st
         as_training = TrainingSettings(
             lora=warmup.lora, data={"epochs": warmup.epochs, "max_tokens": warmup.max_tokens, "heldout_samples": 0}
         )
+        shape.adapted(warmup.lora.targets, section="selection.less.warmup")
         seen = min(tokens_per_row, warmup.max_tokens)
         found["warmup"] = training_work(shape, as_training, round(kept * warmup.share), seen)
         every_row = experiment.selection.candidates == "corpus" or "less" in experiment.selection.compare
@@ -139,6 +140,8 @@ def refuse_warmup_that_does_not_fit(experiment: Experiment, shape: Shape | None,
         return
     machines = Machines(cluster.nodes, cluster.gpus_per_node, cluster.gpu_memory_gb)
     settings = warmup_training(less.warmup, experiment.training)
+    if {"warmup", "gradients"} & set(to_run):
+        shape.adapted(less.warmup.lora.targets, section="selection.less.warmup")
     if "warmup" in to_run:
         fitted(shape, settings, machines, WARMUP)
     if "gradients" in to_run:

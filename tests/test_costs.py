@@ -143,6 +143,15 @@ def test_a_warmup_that_does_not_fit_is_refused(stage: str, less: Any, gpu_memory
     refuse_warmup_that_does_not_fit(large, shape, ["warmup", "gradients"])
 
 
+def test_the_warmups_targets_are_named_by_their_section() -> None:
+    bloom = {"path": "bigscience/bloom-1b7", "template": "llama3"}
+    asked = experiment(model=bloom, corpus={}, selection={"method": "less"})
+    with pytest.raises(UserError, match=r"^selection\.less\.warmup\.lora\.targets .* a bloom model has none of them"):
+        refuse_warmup_that_does_not_fit(asked, model_shape(asked.model), ["warmup"])
+    with pytest.raises(UserError, match=r"^selection\.less\.warmup\.lora\.targets .* a bloom model has none of them"):
+        work_of(asked, 1000, 100)
+
+
 def test_the_plan_looks_at_the_warmup(file: Path) -> None:
     less = "selection.method=less"
     assert "8 GPUs, of each" in planned(file, less)

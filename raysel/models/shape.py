@@ -19,6 +19,23 @@ INSTRUCT = "-Instruct"
 UNSAID_DROPOUT = {"gpt2": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}}
 
 
+@dataclass(frozen=True)
+class Names:
+    """The dotted names of a family's modules: of its blocks, of the attention in one, of the embeddings."""
+
+    blocks: str
+    attention: str
+    embeddings: str
+
+
+_LLAMA = Names("model.layers", "self_attn", "model.embed_tokens")
+NAMES = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "cohere", "cohere2"), _LLAMA),
+    "gpt2": Names("transformer.h", "attn", "transformer.wte"),
+    "bloom": Names("transformer.h", "self_attention", "transformer.word_embeddings"),
+}
+
+
 class ShapeError(UserError):
     """A config that does not say what a model is made of."""
 
@@ -28,7 +45,7 @@ class Linear:
     """A matrix of `inputs` x `outputs` in every block of a stack, `copies` of that name; biased: with a bias."""
 
     name: str
-    part: Literal["attention", "mlp"]
+    part: Literal["attention", "mlp", "ends"]
     inputs: int
     outputs: int
     biased: bool = False
@@ -108,18 +125,40 @@ class Shape:
     def parameters(self) -> int:
         return self.embeddings + self.head + self.in_blocks + self.others
 
-    def adapted(self, targets: str | Sequence[str]) -> list[tuple[int, Linear]]:
-        """The linear modules that get adapters, each with how many blocks have it.
+    def adapted(self, targets: str | Sequence[str], *, section: str = "training") -> list[tuple[int, Linear]]:
+        """The modules that get adapters, each with how many blocks have it.
 
-        targets: `all-linear`, or names of modules as PEFT takes them. `ShapeError` for names that none has.
+        targets: `all-linear` (of the blocks), or names of modules as PEFT takes them: the ends of their dotted names.
+        `ShapeError` where none has such a name. section: of the experiment file, where the user has set `lora`.
         """
-        wanted = set() if isinstance(targets, str) else {target.rpartition(".")[2] for target in targets}
         every = [(stack.blocks, linear) for stack in self.stacks for linear in stack.linears]
-        found = [one for one in every if targets == "all-linear" or one[1].name in wanted]
+        if targets == "all-linear":
+            return every
+        wanted = [targets] if isinstance(targets, str) else targets
+        found = [(count, linear) for blocks, linear in every if (count := self._blocks_with(blocks, linear, wanted))]
+        found += [(1, end) for end in self._ends() if any(f".{end.name}".endswith(f".{target}") for target in wanted)]
         if not found:
             names = ", ".join(dict.fromkeys(linear.name for _, linear in every))
-            raise ShapeError(f"lora.targets {targets}: a {self.family} model has none of them; it has {names}")
+            raise ShapeError(
+                f"{section}.lora.targets {targets}: a {self.family} model has none of them; it has {names}"
+            )
         return found
+
+    def _blocks_with(self, blocks: int, linear: Linear, wanted: Sequence[str]) -> int:
+        """In how many of `blocks` blocks the module is among those wanted."""
+        if self.family not in NAMES:
+            return blocks if linear.name in {target.rpartition(".")[2] for target in wanted} else 0
+        names = NAMES[self.family]
+        parent = names.attention if linear.part == "attention" else "mlp"
+        dotted = (f"{names.blocks}.{number}.{parent}.{linear.name}" for number in range(blocks))
+        return sum(any(f".{name}".endswith(f".{target}") for target in wanted) for name in dotted)
+
+    def _ends(self) -> list[Linear]:
+        """The embeddings and the head."""
+        if self.family not in NAMES:
+            return []
+        names = (NAMES[self.family].embeddings, "lm_head")
+        return [Linear(name, "ends", self.width, self.vocabulary) for name in names]
 
     def lora_parameters(self, rank: int, targets: str | Sequence[str], *, dora: bool = False) -> int:
         """Numbers that adapters of `rank` train: A of rank x inputs and B of outputs x rank for each module; with DoRA

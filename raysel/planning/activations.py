@@ -23,20 +23,20 @@ class Trained:
     """What is trained: all weights (`adapted` None), or adapters of `rank` on the modules named in `adapted`, whose
     inputs are dropped out with probability `dropout`; dora: with magnitudes."""
 
-    adapted: frozenset[str] | None = None
+    adapted: frozenset[Linear] | None = None
     rank: int = 0
     dropout: float = 0.0
     dora: bool = False
 
     def keeps_input_of(self, *names: str) -> bool:
-        return self.adapted is None or bool(self.adapted & set(names))
+        return self.adapted is None or any(linear.name in names for linear in self.adapted)
 
 
 def trained_adapters(
     shape: Shape, rank: int, targets: str | Sequence[str], dropout: float = 0.0, *, dora: bool = False
 ) -> Trained:
     """Adapters on `targets` (as PEFT takes them). `ShapeError` where the model has none of them."""
-    return Trained(frozenset(linear.name for _, linear in shape.adapted(targets)), rank, dropout, dora)
+    return Trained(frozenset(linear for _, linear in shape.adapted(targets)), rank, dropout, dora)
 
 
 def block_bytes(shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, trained: Trained) -> int:
@@ -102,7 +102,11 @@ def _gpt2(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
     inputs = trained.keeps_input_of("c_attn") + trained.keeps_input_of("c_fc")
     norms = b * shape.width * (2 + inputs)
     attention = 4 * b * shape.width + WHOLE * shape.heads + b * row_tokens
-    return norms + attention + b * shape.inner * (4 + trained.keeps_input_of("c_proj"))
+    # The attention's c_proj has an input that is kept anyway.
+    last = trained.adapted is None or any(
+        linear.part == "mlp" and linear.name == "c_proj" for linear in trained.adapted
+    )
+    return norms + attention + b * shape.inner * (4 + last)
 
 
 def _bloom(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
@@ -124,7 +128,7 @@ def dora_bytes(shape: Shape, *, dtype: Dtype, trained: Trained) -> int:
 
 
 def _adapted(shape: Shape, trained: Trained) -> list[Linear]:
-    return [linear for linear in shape.stacks[0].linears if linear.name in (trained.adapted or ())]
+    return [linear for linear in shape.stacks[0].linears if linear in (trained.adapted or ())]
 
 
 def _adapters(shape: Shape, b: int, trained: Trained) -> int:
