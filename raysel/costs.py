@@ -11,10 +11,10 @@ from raysel.errors import UserError
 from raysel.experiment import Experiment
 from raysel.models.settings import ModelSettings
 from raysel.models.shape import Shape, ShapeError, read_shape, shape_of
-from raysel.planning.fitting import Machines, fitted, workers_on
+from raysel.planning.fitting import GRADIENTS, WARMUP, Machines, fitted, workers_on
 from raysel.planning.memory import trained_parameters, training_memory
 from raysel.planning.operations import RATES, Work, distance_work, gpu_of, gradient_work, training_work, vector_work
-from raysel.training.settings import TrainingSettings
+from raysel.training.settings import TrainingSettings, warmup_training
 
 
 def model_shape(model: ModelSettings) -> Shape | None:
@@ -85,6 +85,7 @@ def work_of(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[st
         warmup = less.warmup
         data = {"epochs": warmup.epochs, "max_tokens": warmup.max_tokens, "heldout_samples": 0}
         as_training = TrainingSettings(lora=warmup.lora, dtype=warmup.dtype, zero=2, data=data)
+        shape.adapted(warmup.lora.targets, section="selection.less.warmup")
         seen = min(tokens_per_row, warmup.max_tokens)
         found["warmup"] = training_work(shape, as_training, round(kept * warmup.share), seen)
         every_row = experiment.selection.candidates == "corpus" or "less" in experiment.selection.compare
@@ -151,6 +152,24 @@ def memory_lines(experiment: Experiment, shape: Shape | None) -> list[str]:
         *_in_lines(memory.explained()),
         f"  on each host {readable(memory.host * here)} of memory for its {here} workers",
     ]
+
+
+def refuse_warmup_that_does_not_fit(experiment: Experiment, shape: Shape | None, to_run: Collection[str]) -> None:
+    """`FitError` where a GPU does not hold the model of LESS's warm-up, or the one that its gradients are taken of,
+    where these stages are among `to_run`."""
+    cluster, less = experiment.cluster, experiment.selection.less
+    if shape is None or len(shape.stacks) > 1 or not cluster.gpus_per_node or cluster.gpu_memory_gb is None:
+        return
+    machines = Machines(cluster.nodes, cluster.gpus_per_node, cluster.gpu_memory_gb)
+    settings = warmup_training(less.warmup, experiment.training)
+    if {"warmup", "gradients"} & set(to_run):
+        shape.adapted(less.warmup.lora.targets, section="selection.less.warmup")
+    if "warmup" in to_run:
+        fitted(shape, settings, machines, WARMUP)
+    if "gradients" in to_run:
+        gpus = cluster.nodes * cluster.gpus_per_node
+        workers = min(less.workers or gpus, gpus)
+        fitted(shape, settings.model_copy(update={"workers": workers}), machines, GRADIENTS)
 
 
 def _in_lines(parts: str, width: int = 78) -> list[str]:

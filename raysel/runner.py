@@ -339,12 +339,11 @@ def print_plan(
     known = decisions[0].artifact
     if rows is None and known is not None:
         rows = sum(known.manifest["rows"].values())
-    lines = costs.time_lines(experiment, stages, rows, tokens_per_row)
-    if "model" in stages:
-        # The time is of interest also where the memory is too little.
-        for line in lines:
-            console.print(line, markup=False, highlight=False)
-        lines = costs.memory_lines(experiment, _training_shape(experiment, decisions))
-    for line in lines:
+    # The time is of interest also where the memory is too little.
+    for line in costs.time_lines(experiment, stages, rows, tokens_per_row):
+        console.print(line, markup=False, highlight=False)
+    shape = _training_shape(experiment, decisions)
+    costs.refuse_warmup_that_does_not_fit(experiment, shape, stages)
+    for line in costs.memory_lines(experiment, shape) if "model" in stages else []:
         console.print(line, markup=False, highlight=False)
     _check_disk(experiment, store, decisions)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from raysel.costs import gpu_hours, model_shape, trained_rows, wall_hours, work_of
+from raysel.costs import gpu_hours, model_shape, refuse_warmup_that_does_not_fit, trained_rows, wall_hours, work_of
 from raysel.errors import UserError
 from raysel.experiment import Experiment, load_experiment
 from raysel.models.settings import BaseModelSettings, ModelSettings
@@ -124,6 +124,51 @@ def test_what_cannot_fit_is_refused(file: Path) -> None:
     assert "Traceback" not in done.stderr
     with pytest.raises(UserError, match="google/mt5-xl has an encoder"):
         planned(file, "model.path=google/mt5-xl", "training.zero=2")
+
+
+@pytest.mark.parametrize(
+    ("stage", "less", "gpu_memory_gb", "message"),
+    [
+        (
+            "warmup",
+            {},
+            40,
+            r"^the warm-up of LESS \(selection\.less\.warmup\) does .*selection\.less\.warmup\.dtype=bfloat16",
+        ),
+        ("gradients", {}, 32, r"^the model whose gradients .*selection\.less\.warmup\.dtype=bfloat16 is enough$"),
+        (
+            "gradients",
+            {"warmup": {"dtype": "bfloat16"}},
+            16,
+            r"^the model .*; take GPUs of at least 2\d GB, or a smaller",
+        ),
+    ],
+)
+def test_a_warmup_that_does_not_fit_is_refused(stage: str, less: Any, gpu_memory_gb: int, message: str) -> None:
+    cluster = CLUSTER | {"gpu_memory_gb": gpu_memory_gb}
+    asked = experiment(cluster=cluster, corpus={}, selection={"method": "less", "less": less})
+    shape = model_shape(asked.model)
+    with pytest.raises(FitError, match=message):
+        refuse_warmup_that_does_not_fit(asked, shape, ["corpus", stage])
+    refuse_warmup_that_does_not_fit(asked, shape, ["corpus", "subset"])
+    large = experiment(corpus={}, selection={"method": "less", "less": less})
+    refuse_warmup_that_does_not_fit(large, shape, ["warmup", "gradients"])
+
+
+def test_the_warmups_targets_are_named_by_their_section() -> None:
+    bloom = {"path": "bigscience/bloom-1b7", "template": "llama3"}
+    asked = experiment(model=bloom, corpus={}, selection={"method": "less"})
+    with pytest.raises(UserError, match=r"^selection\.less\.warmup\.lora\.targets .* a bloom model has none of them"):
+        refuse_warmup_that_does_not_fit(asked, model_shape(asked.model), ["warmup"])
+    with pytest.raises(UserError, match=r"^selection\.less\.warmup\.lora\.targets .* a bloom model has none of them"):
+        work_of(asked, 1000, 100)
+
+
+def test_the_plan_looks_at_the_warmup(file: Path) -> None:
+    less = "selection.method=less"
+    assert "8 GPUs, of each" in planned(file, less)
+    with pytest.raises(FitError, match=r"selection\.less\.warmup\) does not fit"):
+        planned(file, less, "cluster.gpu_memory_gb=32")
 
 
 def test_cpu_workers_are_planned_too(file: Path) -> None:

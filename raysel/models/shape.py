@@ -6,7 +6,7 @@ names on the Hugging Face hub that have them (`-Instruct` is understood).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +15,25 @@ from typing import Any, Literal
 from raysel.errors import UserError
 
 INSTRUCT = "-Instruct"
+# What transformers drops out where the config does not say it, of the families that are trained here.
+UNSAID_DROPOUT = {"gpt2": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}}
+
+
+@dataclass(frozen=True)
+class Names:
+    """The dotted names of a family's modules: of its blocks, of the attention in one, of the embeddings."""
+
+    blocks: str
+    attention: str
+    embeddings: str
+
+
+_LLAMA = Names("model.layers", "self_attn", "model.embed_tokens")
+NAMES = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "cohere", "cohere2"), _LLAMA),
+    "gpt2": Names("transformer.h", "attn", "transformer.wte"),
+    "bloom": Names("transformer.h", "self_attention", "transformer.word_embeddings"),
+}
 
 
 class ShapeError(UserError):
@@ -26,7 +45,7 @@ class Linear:
     """A matrix of `inputs` x `outputs` in every block of a stack, `copies` of that name; biased: with a bias."""
 
     name: str
-    part: Literal["attention", "mlp"]
+    part: Literal["attention", "mlp", "ends"]
     inputs: int
     outputs: int
     biased: bool = False
@@ -57,7 +76,7 @@ class Shape:
 
     family: the config's model_type. width: hidden units; inner: units of an MLP; heads of `head_width` units each, of
     which keys and values have `kv_heads`. tied: the head is the embeddings' own matrix. others: parameters outside the
-    blocks besides embeddings and head (positions, norms).
+    blocks besides embeddings and head (positions, norms). drops_out: whether its config drops anything out in training.
     """
 
     family: str
@@ -70,6 +89,7 @@ class Shape:
     tied: bool
     stacks: tuple[Stack, ...]
     others: int
+    drops_out: bool = False
 
     @property
     def blocks(self) -> int:
@@ -78,6 +98,12 @@ class Shape:
     @property
     def embeddings(self) -> int:
         return self.vocabulary * self.width
+
+    @property
+    def largest(self) -> int:
+        """Numbers of the largest matrix."""
+        linears = (linear.inputs * linear.outputs for stack in self.stacks for linear in stack.linears)
+        return max(self.embeddings, *linears)
 
     @property
     def head(self) -> int:
@@ -99,23 +125,47 @@ class Shape:
     def parameters(self) -> int:
         return self.embeddings + self.head + self.in_blocks + self.others
 
-    def adapted(self, targets: str | Sequence[str]) -> list[tuple[int, Linear]]:
-        """The linear modules that get adapters, each with how many blocks have it.
+    def adapted(self, targets: str | Sequence[str], *, section: str = "training") -> list[tuple[int, Linear]]:
+        """The modules that get adapters, each with how many blocks have it.
 
-        targets: `all-linear`, or names of modules as PEFT takes them. `ShapeError` for names that none has.
+        targets: `all-linear` (of the blocks), or names of modules as PEFT takes them: the ends of their dotted names.
+        `ShapeError` where none has such a name. section: of the experiment file, where the user has set `lora`.
         """
-        wanted = set() if isinstance(targets, str) else {target.rpartition(".")[2] for target in targets}
         every = [(stack.blocks, linear) for stack in self.stacks for linear in stack.linears]
-        found = [one for one in every if targets == "all-linear" or one[1].name in wanted]
+        if targets == "all-linear":
+            return every
+        wanted = [targets] if isinstance(targets, str) else targets
+        found = [(count, linear) for blocks, linear in every if (count := self._blocks_with(blocks, linear, wanted))]
+        found += [(1, end) for end in self._ends() if any(f".{end.name}".endswith(f".{target}") for target in wanted)]
         if not found:
             names = ", ".join(dict.fromkeys(linear.name for _, linear in every))
-            raise ShapeError(f"lora.targets {targets}: a {self.family} model has none of them; it has {names}")
+            raise ShapeError(
+                f"{section}.lora.targets {targets}: a {self.family} model has none of them; it has {names}"
+            )
         return found
 
-    def lora_parameters(self, rank: int, targets: str | Sequence[str]) -> int:
-        """Numbers that adapters of `rank` train: A of rank x inputs and B of outputs x rank for each module."""
+    def _blocks_with(self, blocks: int, linear: Linear, wanted: Sequence[str]) -> int:
+        """In how many of `blocks` blocks the module is among those wanted."""
+        if self.family not in NAMES:
+            return blocks if linear.name in {target.rpartition(".")[2] for target in wanted} else 0
+        names = NAMES[self.family]
+        parent = names.attention if linear.part == "attention" else "mlp"
+        dotted = (f"{names.blocks}.{number}.{parent}.{linear.name}" for number in range(blocks))
+        return sum(any(f".{name}".endswith(f".{target}") for target in wanted) for name in dotted)
+
+    def _ends(self) -> list[Linear]:
+        """The embeddings and the head."""
+        if self.family not in NAMES:
+            return []
+        names = (NAMES[self.family].embeddings, "lm_head")
+        return [Linear(name, "ends", self.width, self.vocabulary) for name in names]
+
+    def lora_parameters(self, rank: int, targets: str | Sequence[str], *, dora: bool = False) -> int:
+        """Numbers that adapters of `rank` train: A of rank x inputs and B of outputs x rank for each module; with DoRA
+        the magnitudes of its outputs."""
         return sum(
-            blocks * linear.copies * rank * (linear.inputs + linear.outputs) for blocks, linear in self.adapted(targets)
+            blocks * linear.copies * (rank * (linear.inputs + linear.outputs) + dora * linear.outputs)
+            for blocks, linear in self.adapted(targets)
         )
 
 
@@ -125,20 +175,26 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
     if family not in FAMILIES:
         raise ShapeError(f"model_type {family}: its shape is not known here; known are {', '.join(FAMILIES)}")
     try:
-        return FAMILIES[family](config)
+        shape = FAMILIES[family](config)
     except KeyError as error:
         raise ShapeError(f"the config of a {family} model does not say {error.args[0]}") from error
+    return replace(shape, drops_out=drops_out(UNSAID_DROPOUT.get(family, {}) | dict(config)))
+
+
+def drops_out(config: Mapping[str, Any]) -> bool:
+    """Whether a model with this config drops anything out in training."""
+    shares = (
+        value
+        for name, value in config.items()
+        if "drop" in name and not name.startswith(("classifier", "summary")) and isinstance(value, int | float)
+    )
+    return any(share > 0 for share in shares)
 
 
 def known_shape(name: str) -> Shape | None:
     """The shape of the model with this name on the Hugging Face hub; None where it is not among the known ones."""
     config = _known().get(name.removesuffix(INSTRUCT).lower())
     return read_shape(config) if config is not None else None
-
-
-def known_names() -> list[str]:
-    """The names on the hub whose shapes are known, without `-Instruct`."""
-    return [name for config in _configs() for name in config["names"]]
 
 
 def shape_of(path: str) -> Shape | None:

@@ -1,16 +1,16 @@
 """Bytes that a forward pass keeps for the backward pass, by hand for every family.
 
 What autograd saves of one token in one block, in transformers 5: the inputs of norms (Llama's are taken in float32),
-what a norm multiplies with its weight, the inputs of linear modules, queries, keys, values and result of attention, and
-what the MLP's activation is made of. Frozen weights need neither the inputs of their modules nor those of their norms;
-an adapter needs its module's.
+what a norm multiplies with its weight, the inputs of linear modules, queries, keys, values, mask and result of
+attention, and what the MLP's activation is made of. Frozen weights need neither the inputs of their modules nor those
+of their norms; an adapter needs its module's.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raysel.models.shape import Shape, ShapeError
+from raysel.models.shape import Linear, Shape, ShapeError
 from raysel.training.logits import logit_parts
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -21,19 +21,22 @@ Dtype = Literal["float32", "bfloat16"]
 @dataclass(frozen=True)
 class Trained:
     """What is trained: all weights (`adapted` None), or adapters of `rank` on the modules named in `adapted`, whose
-    inputs are dropped out with probability `dropout`."""
+    inputs are dropped out with probability `dropout`; dora: with magnitudes."""
 
-    adapted: frozenset[str] | None = None
+    adapted: frozenset[Linear] | None = None
     rank: int = 0
     dropout: float = 0.0
+    dora: bool = False
 
     def keeps_input_of(self, *names: str) -> bool:
-        return self.adapted is None or bool(self.adapted & set(names))
+        return self.adapted is None or any(linear.name in names for linear in self.adapted)
 
 
-def trained_adapters(shape: Shape, rank: int, targets: str | Sequence[str], dropout: float = 0.0) -> Trained:
+def trained_adapters(
+    shape: Shape, rank: int, targets: str | Sequence[str], dropout: float = 0.0, *, dora: bool = False
+) -> Trained:
     """Adapters on `targets` (as PEFT takes them). `ShapeError` where the model has none of them."""
-    return Trained(frozenset(linear.name for _, linear in shape.adapted(targets)), rank, dropout)
+    return Trained(frozenset(linear for _, linear in shape.adapted(targets)), rank, dropout, dora)
 
 
 def block_bytes(shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, trained: Trained) -> int:
@@ -41,20 +44,24 @@ def block_bytes(shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, tra
     if len(shape.stacks) > 1:
         raise ShapeError(f"a {shape.family} model has an encoder; what is trained here has none")
     of_family = {"gpt2": _gpt2, "bloom": _bloom}.get(shape.family, _llama_like)
-    return tokens * (of_family(shape, BYTES[dtype], row_tokens, trained) + _adapters(shape, BYTES[dtype], trained))
+    # Measured: of GPT-2's modules PEFT's DoRA keeps the weight with its update too, of others not.
+    measured = _adapted(shape, trained) if trained.dora and shape.family == "gpt2" else []
+    weights = BYTES[dtype] * sum(linear.inputs * linear.outputs for linear in measured)
+    of_token = of_family(shape, BYTES[dtype], row_tokens, trained) + _adapters(shape, BYTES[dtype], trained)
+    return weights + tokens * of_token
 
 
 def activation_bytes(
     shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, trained: Trained, checkpointing: bool
 ) -> int:
     """Bytes that all blocks keep of one micro-batch of `tokens` tokens in rows of `row_tokens`, and what they share:
-    the mask that keeps samples apart and the rotary positions.
+    the mask that keeps samples apart (a byte for each pair of a row's tokens) and the rotary positions.
 
     checkpointing: only the blocks' inputs are kept, and one block at a time is computed again.
     """
     b = BYTES[dtype]
     block = block_bytes(shape, dtype=dtype, tokens=tokens, row_tokens=row_tokens, trained=trained)
-    shared = tokens * b * (row_tokens + 2 * shape.head_width + shape.width)
+    shared = tokens * (row_tokens + b * (2 * shape.head_width + shape.width))
     if checkpointing:
         return shared + shape.blocks * tokens * b * shape.width + block
     return shared + shape.blocks * block
@@ -71,7 +78,7 @@ def logit_bytes(shape: Shape, *, dtype: Dtype, tokens: int) -> int:
     return logits * (3 * WHOLE + (WHOLE if parts > 1 else 0)) + tokens * shape.width * BYTES[dtype]
 
 
-def _llama_like(shape: Shape, b: int, _row_tokens: int, trained: Trained) -> int:
+def _llama_like(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
     """Of one token. Norms are taken in float32; Cohere has one, which also keeps what it has centred."""
     full, width = trained.adapted is None, shape.width
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
@@ -83,18 +90,23 @@ def _llama_like(shape: Shape, b: int, _row_tokens: int, trained: Trained) -> int
         norms = 2 * WHOLE * width + 2 * b * width * full + b * width * (gated + attends)
     if shape.family == "qwen3":
         norms += (WHOLE + b * full) * (queries + keys)
-    # Keys and values are repeated for every head; the result is the input of the last projection.
-    attention = 4 * b * queries + WHOLE * shape.heads
+    # Keys and values are repeated for every head; the result is the input of the last projection. torch makes the mask
+    # anew in the numbers of the queries.
+    attention = 4 * b * queries + WHOLE * shape.heads + b * row_tokens
     mlp = b * shape.inner * (3 + trained.keeps_input_of("down_proj"))
     return norms + attention + mlp
 
 
-def _gpt2(shape: Shape, b: int, _row_tokens: int, trained: Trained) -> int:
+def _gpt2(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
     """Of one token. Its GELU is made of six operations, which keep four results."""
     inputs = trained.keeps_input_of("c_attn") + trained.keeps_input_of("c_fc")
     norms = b * shape.width * (2 + inputs)
-    attention = 4 * b * shape.width + WHOLE * shape.heads
-    return norms + attention + b * shape.inner * (4 + trained.keeps_input_of("c_proj"))
+    attention = 4 * b * shape.width + WHOLE * shape.heads + b * row_tokens
+    # The attention's c_proj has an input that is kept anyway.
+    last = trained.adapted is None or any(
+        linear.part == "mlp" and linear.name == "c_proj" for linear in trained.adapted
+    )
+    return norms + attention + b * shape.inner * (4 + last)
 
 
 def _bloom(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
@@ -105,10 +117,24 @@ def _bloom(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
     return b * shape.width * (2 + 3 + inputs) + weights + mlp
 
 
-def _adapters(shape: Shape, b: int, trained: Trained) -> int:
-    """Of one token: between A and B the adapter's own; with dropout a copy of every input and what was dropped."""
-    if trained.adapted is None:
+def dora_bytes(shape: Shape, *, dtype: Dtype, trained: Trained) -> int:
+    """Bytes that DoRA takes while one module's weight with its update is measured: the identity that goes through A and
+    B, the update, that times its factor, and their sum."""
+    if not trained.dora:
         return 0
-    modules = [linear for linear in shape.stacks[0].linears if linear.name in trained.adapted]
+    return BYTES[dtype] * max(
+        linear.inputs * (linear.inputs + 3 * linear.outputs) for linear in _adapted(shape, trained)
+    )
+
+
+def _adapted(shape: Shape, trained: Trained) -> list[Linear]:
+    return [linear for linear in shape.stacks[0].linears if linear in (trained.adapted or ())]
+
+
+def _adapters(shape: Shape, b: int, trained: Trained) -> int:
+    """Of one token: between A and B the adapter's own; with dropout a copy of every input and what was dropped; with
+    DoRA the results of the module and of its adapter, which the magnitudes are multiplied with."""
+    modules = _adapted(shape, trained)
     dropped = sum(linear.inputs for linear in modules) * (b + 1) if trained.dropout else 0
-    return len(modules) * trained.rank * b + dropped
+    scaled = sum(2 * b * linear.outputs for linear in modules) if trained.dora else 0
+    return len(modules) * trained.rank * b + dropped + scaled

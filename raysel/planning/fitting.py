@@ -1,15 +1,19 @@
-"""Whether training fits on given machines, and which single change makes it fit where it does not."""
+"""Whether training fits on given machines, and the fewest changes that make it fit where it does not."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations, product
+from math import inf
 from typing import Any
+
+from pydantic import ValidationError
 
 from raysel.disk import readable
 from raysel.embedding.placement import USABLE_SHARE
 from raysel.errors import UserError
 from raysel.models.shape import Shape
-from raysel.planning.memory import Memory, training_memory
+from raysel.planning.memory import Memory, gradient_memory, training_memory
 from raysel.training.settings import TrainingSettings
 
 MOST_NODES = 1024
@@ -17,7 +21,7 @@ LEAST_TOKENS = 512
 
 
 class FitError(UserError):
-    """Training that the machines cannot hold."""
+    """What the machines cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -34,72 +38,127 @@ class Machines:
         return int(USABLE_SHARE * self.gpu_memory_gb * 1e9)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is to fit. name: in messages. changeable: fields of the settings that may spare memory, the least costly
+    first, each with its name in the experiment file. needs: what each worker holds, by shape, settings and workers."""
+
+    name: str
+    changeable: Mapping[str, str]
+    needs: Callable[[Shape, TrainingSettings, int], Memory]
+
+
+def _of_training(shape: Shape, settings: TrainingSettings, workers: int) -> Memory:
+    return training_memory(shape, settings, workers=workers)
+
+
+# First what changes no result, then adapters.
+TRAINING = Asked(
+    "training",
+    {key: f"training.{key}" for key in ("zero", "activation_checkpointing", "offload", "micro_batch_tokens", "method")},
+    _of_training,
+)
+DTYPE = {"dtype": "selection.less.warmup.dtype"}
+WARMUP = Asked(
+    "the warm-up of LESS (selection.less.warmup)",
+    {"micro_batch_tokens": "training.micro_batch_tokens"} | DTYPE,
+    _of_training,
+)
+GRADIENTS = Asked(
+    "the model whose gradients LESS takes (selection.less.warmup)",
+    DTYPE,
+    lambda shape, settings, _workers: gradient_memory(shape, settings),
+)
+
+
 def workers_on(machines: Machines, settings: TrainingSettings) -> int:
     return settings.workers or machines.nodes * machines.gpus_per_node
 
 
-def fitted(shape: Shape, settings: TrainingSettings, machines: Machines) -> Memory:
-    """What each worker holds. `FitError`, with the smallest change that is enough, where a GPU holds less."""
-    workers = workers_on(machines, settings)
-    memory = training_memory(shape, settings, workers=workers)
+def fitted(shape: Shape, settings: TrainingSettings, machines: Machines, asked: Asked = TRAINING) -> Memory:
+    """What each worker holds. `FitError`, with the fewest changes that are enough, where a GPU holds less, and where
+    there are fewer GPUs than workers."""
+    workers, gpus = workers_on(machines, settings), machines.nodes * machines.gpus_per_node
+    if workers > gpus:
+        raise FitError(
+            f"training.workers {workers}: there are {gpus} GPUs (cluster.nodes {machines.nodes} x "
+            f"cluster.gpus_per_node {machines.gpus_per_node}), one for a worker; lower it, or leave it out"
+        )
+    memory = asked.needs(shape, settings, workers)
     if memory.device_bytes <= machines.usable_bytes:
         return memory
     raise FitError(
-        f"training does not fit: each of {workers} GPUs needs {readable(memory.device_bytes)} ({memory.explained()}), "
-        f"and of {machines.gpu_memory_gb:g} GB (cluster.gpu_memory_gb) {readable(machines.usable_bytes)} can be used; "
-        f"{_change(shape, settings, machines)}"
+        f"{asked.name} does not fit: each of {workers} GPUs needs {readable(memory.device_bytes)} "
+        f"({memory.explained()}), and of {machines.gpu_memory_gb:g} GB (cluster.gpu_memory_gb) "
+        f"{readable(machines.usable_bytes)} can be used; {_advice(shape, settings, machines, asked)}"
     )
 
 
-def _change(shape: Shape, settings: TrainingSettings, machines: Machines) -> str:
-    for update in _changes(settings):
-        changed = settings.model_copy(update=update)
-        if training_memory(shape, changed, workers=workers_on(machines, changed)).device_bytes <= machines.usable_bytes:
-            return f"{_named(update)} is enough"
-    if settings.workers is None:
-
-        def holds(nodes: int) -> bool:
-            memory = training_memory(shape, settings, workers=nodes * machines.gpus_per_node)
-            return memory.device_bytes <= machines.usable_bytes
-
-        nodes = 1 + bisect_left(range(1, MOST_NODES), True, key=holds)  # more never need more
-        if nodes < MOST_NODES:
-            return f"cluster.nodes={nodes} ({nodes * machines.gpus_per_node} GPUs) is enough"
-    return _all_together(shape, settings, machines)
-
-
-def _changes(settings: TrainingSettings) -> Iterator[dict[str, Any]]:
-    """One after another, the least costly first: those that change no result, then adapters."""
-    stages = range(settings.zero + 1, 4)
-    yield from ({"zero": stage} for stage in stages)
-    if not settings.activation_checkpointing:
-        yield {"activation_checkpointing": True}
-    if settings.offload == "none" and settings.zero:
-        yield {"offload": "optimizer"}
-    if settings.offload != "all" and settings.zero == 3:
-        yield {"offload": "all"}
-    tokens = settings.micro_batch_tokens
-    # Fewer than one row are never taken at once.
-    while tokens >= 2 * max(settings.data.max_tokens, LEAST_TOKENS):
-        tokens //= 2
-        yield {"micro_batch_tokens": tokens}
-    if settings.method == "full":
-        yield {"method": "lora"}
-
-
-def _all_together(shape: Shape, settings: TrainingSettings, machines: Machines) -> str:
-    """No single change is enough."""
-    update: dict[str, Any] = {"zero": 3, "activation_checkpointing": True, "offload": "all"}
-    update["micro_batch_tokens"] = min(settings.micro_batch_tokens, settings.data.max_tokens)
-    update = {key: value for key, value in update.items() if getattr(settings, key) != value}
+def _advice(shape: Shape, settings: TrainingSettings, machines: Machines, asked: Asked) -> str:
     workers = workers_on(machines, settings)
-    least = training_memory(shape, settings.model_copy(update=update), workers=workers).device_bytes
-    if least <= machines.usable_bytes:
-        return f"no single change is enough, but {_named(update)} together are"
-    needed = -(-least // int(USABLE_SHARE * 1e9))
-    with_all = f", with {_named(update)} too" if update else ""
-    return f"take GPUs of at least {needed} GB{with_all}, or a smaller model"
+    least, of_least = inf, ""
+    for changes in range(len(asked.changeable) + 1):
+        for update, changed in _variants(settings, asked.changeable, changes):
+            memory = asked.needs(shape, changed, workers)
+            named = _named(update, asked.changeable, memory, min(workers, machines.gpus_per_node))
+            if memory.device_bytes <= machines.usable_bytes:
+                return f"{named} is enough" if changes == 1 else f"no single change is enough, but {named} together are"
+            if (needed := -(-memory.device_bytes // int(USABLE_SHARE * 1e9))) < least:
+                least, of_least = needed, f", with {named} too" if named else ""
+        if changes == 1 and (nodes := _nodes(shape, settings, machines, asked)) is not None:
+            return f"cluster.nodes={nodes} ({nodes * machines.gpus_per_node} GPUs) is enough"
+    return f"take GPUs of at least {least} GB{of_least}, or a smaller model"
 
 
-def _named(update: dict[str, Any]) -> str:
-    return ", ".join(f"training.{key}={str(value).lower()}" for key, value in update.items())
+def _nodes(shape: Shape, settings: TrainingSettings, machines: Machines, asked: Asked) -> int | None:
+    """The fewest that are enough; None where the workers are given, or none are."""
+    if settings.workers is not None:
+        return None
+
+    def holds(nodes: int) -> bool:
+        memory = asked.needs(shape, settings, nodes * machines.gpus_per_node)
+        return memory.device_bytes <= machines.usable_bytes
+
+    nodes = 1 + bisect_left(range(1, MOST_NODES), True, key=holds)  # more never need more
+    return nodes if nodes < MOST_NODES else None
+
+
+def _variants(
+    settings: TrainingSettings, changeable: Mapping[str, str], changes: int
+) -> Iterator[tuple[dict[str, Any], TrainingSettings]]:
+    """The settings with so many changes, one after another; those that are no valid settings are left out."""
+    for keys in sorted(combinations(changeable, changes), key=lambda keys: "method" in keys):
+        for values in product(*(_values(settings, key) for key in keys)):
+            update = dict(zip(keys, values, strict=True))
+            try:
+                yield update, TrainingSettings.model_validate(settings.model_dump() | update)
+            except ValidationError:  # training.deepspeed or another setting says otherwise
+                continue
+
+
+def _values(settings: TrainingSettings, key: str) -> list[Any]:
+    """What spares memory in place of what is set, the least costly first."""
+    now = getattr(settings, key)
+    if key == "micro_batch_tokens":
+        # Fewer than one row are never taken at once.
+        least, halves = max(settings.data.max_tokens, LEAST_TOKENS), [now]
+        while halves[-1] >= 2 * least:
+            halves.append(halves[-1] // 2)
+        return halves[1:]
+    orders: dict[str, list[Any]] = {
+        "zero": [0, 1, 2, 3],
+        "activation_checkpointing": [False, True],
+        "offload": ["none", "optimizer", "all"],
+        "method": ["full", "lora"],
+        "dtype": ["float32", "bfloat16"],
+    }
+    order = orders[key]
+    return order[order.index(now) + 1 :]
+
+
+def _named(update: dict[str, Any], names: Mapping[str, str], memory: Memory, workers_here: int) -> str:
+    """workers_here: on a node."""
+    host = f" (which takes {readable(memory.host * workers_here)} of memory on each node)"
+    return ", ".join(
+        f"{names[key]}={str(value).lower()}{host if key == 'offload' else ''}" for key, value in update.items()
+    )

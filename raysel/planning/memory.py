@@ -6,8 +6,14 @@ number and at its most, measured with one worker and read in its source for more
 - ZeRO-0 (float32): Adam's moments 8; gradients 4, and 4 B while they are reduced.
 - ZeRO-1: float32 master weights and moments 12 / W; gradients 4, in bfloat16 also 2 as they come; buckets; the share
   that is updated 4 / W.
-- ZeRO-2: the same 12 / W; gradients only of the worker's share, 4 / W; buckets; what a micro-batch adds, a share more.
+- ZeRO-2: the same 12 / W; float32 gradients only of the worker's share, 4 / W; buckets, in bfloat16 twice, since what
+  is reduced is a copy; in float32 what a micro-batch adds, a share more.
 - ZeRO-3: the weights over W too; float32 gradients of the share; buckets; the weights that are gathered at a time.
+
+Where all weights are trained, the largest matrix counts by itself: its gradient comes whole, and stays while the next
+comes if it has no room in a bucket. If it is the head and the embeddings at once, autograd holds the head's gradient
+until the embeddings' comes, and adds both into a third. With `overlap_comm` ZeRO-1 and 2 fill one bucket while another
+is reduced.
 
 Sources: Rajbhandari et al. 2020 (arXiv 1910.02054), section 5, for what is sharded; DeepSpeed's stage_1_and_2.py and
 stage3.py for buckets, copies and what offloading moves.
@@ -15,12 +21,22 @@ stage3.py for buckets, copies and what offloading moves.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from raysel.disk import readable
 from raysel.embedding.placement import CONTEXT_BYTES
+from raysel.errors import UserError
 from raysel.models.shape import Shape
-from raysel.planning.activations import BYTES, WHOLE, Trained, activation_bytes, logit_bytes, trained_adapters
+from raysel.planning.activations import (
+    BYTES,
+    WHOLE,
+    Trained,
+    activation_bytes,
+    dora_bytes,
+    logit_bytes,
+    trained_adapters,
+)
 from raysel.training.deepspeed_config import LARGEST_BUCKET, deepspeed_config
 from raysel.training.settings import LoraSettings, TrainingSettings
 
@@ -29,6 +45,7 @@ LIVE_PARAMETERS = 1_000_000_000
 # And of how many the gradients are copied for one update.
 SUB_GROUP = 1_000_000_000
 MOMENTS = 2 * WHOLE
+WHOLE_NUMBER = TypeAdapter[int](NonNegativeInt)
 
 
 @dataclass(frozen=True)
@@ -53,13 +70,26 @@ def trained_parameters(shape: Shape, settings: TrainingSettings) -> int:
     """How many numbers are trained. `ShapeError` where the adapters' targets are not there."""
     if settings.method == "full":
         return shape.parameters
-    return shape.lora_parameters(settings.lora.rank, settings.lora.targets)
+    return shape.lora_parameters(settings.lora.rank, settings.lora.targets, dora=settings.lora.dora)
 
 
 def training_memory(shape: Shape, settings: TrainingSettings, *, workers: int) -> Memory:
     """What each of `workers` holds at the most in a step. `ShapeError` where the model cannot be trained as asked."""
     states = state_bytes(shape, settings, workers=workers)
-    rows = 1 if settings.method == "lora" and settings.lora.dropout else rows_at_once(settings)
+    working = working_bytes(shape, settings, rows_at_once(shape, settings))
+    return Memory({**states.device, **working}, states.host)
+
+
+def gradient_memory(shape: Shape, settings: TrainingSettings) -> Memory:
+    """What a worker holds that takes the gradients of adapters sample by sample (LESS): the whole model, the adapters
+    and their moments in float32, and one row, the least that goes through the model at once."""
+    weights = shape.parameters * BYTES[settings.dtype]
+    adapters = (WHOLE + MOMENTS) * trained_parameters(shape, settings)
+    return Memory({"weights": weights, "adapters": adapters} | working_bytes(shape, settings, 1), weights)
+
+
+def working_bytes(shape: Shape, settings: TrainingSettings, rows: int) -> dict[str, int]:
+    """What `rows` rows that go through the model together take, by part."""
     row_tokens = settings.data.max_tokens
     tokens = rows * row_tokens
     trained = what_is_trained(shape, settings)
@@ -73,21 +103,22 @@ def training_memory(shape: Shape, settings: TrainingSettings, *, workers: int) -
     )
     # At the end of the backward's first half the logits are gone, and the gradients inside a block come.
     between = tokens * BYTES[settings.dtype] * 2 * (shape.inner + shape.width)
-    logits = max(logit_bytes(shape, dtype=settings.dtype, tokens=tokens), between)
-    return Memory(
-        {**states.device, "activations": activations, "logits": logits, "context": CONTEXT_BYTES}, states.host
-    )
+    dora = dora_bytes(shape, dtype=settings.dtype, trained=trained)
+    logits = max(logit_bytes(shape, dtype=settings.dtype, tokens=tokens), between, dora)
+    return {"activations": activations, "logits": logits, "context": CONTEXT_BYTES}
 
 
 def what_is_trained(shape: Shape, settings: TrainingSettings) -> Trained:
     lora: LoraSettings = settings.lora
     if settings.method == "full":
         return Trained()
-    return trained_adapters(shape, lora.rank, lora.targets, lora.dropout)
+    return trained_adapters(shape, lora.rank, lora.targets, lora.dropout, dora=lora.dora)
 
 
-def rows_at_once(settings: TrainingSettings) -> int:
-    """Rows that go through the model together."""
+def rows_at_once(shape: Shape, settings: TrainingSettings) -> int:
+    """Rows that go through the model together: one where anything is dropped out."""
+    if shape.drops_out or (settings.method == "lora" and settings.lora.dropout):
+        return 1
     return max(1, settings.micro_batch_tokens // settings.data.max_tokens)
 
 
@@ -96,7 +127,7 @@ def state_bytes(shape: Shape, settings: TrainingSettings, *, workers: int) -> Me
     trained, b, zero = trained_parameters(shape, settings), BYTES[settings.dtype], settings.zero
     frozen = shape.parameters if settings.method == "lora" else 0
     share = -(-trained // workers)
-    bucket = min(trained, _told(settings).get("reduce_bucket_size", LARGEST_BUCKET))
+    bucket = min(trained, _told_number(settings, "reduce_bucket_size", LARGEST_BUCKET))
     # Under ZeRO-3 DeepSpeed leaves adapters in the float32 that PEFT gives them.
     own = WHOLE if zero == 3 and frozen else b
     weights = frozen * b + trained * own
@@ -105,33 +136,76 @@ def state_bytes(shape: Shape, settings: TrainingSettings, *, workers: int) -> Me
         weights = loaded = -(-weights // workers)
     if settings.offload != "none":
         return _offloaded(shape, settings, weights, trained=trained, share=share, bucket=bucket)
-    device = {"weights": weights}
+    device = {"weights": weights, "optimizer": (WHOLE + MOMENTS) * share}
     if zero == 0:
-        device |= {"optimizer": MOMENTS * trained, "gradients": WHOLE * trained, "buckets": WHOLE * bucket}
-        return Memory(device, loaded)
-    device["optimizer"] = (WHOLE + MOMENTS) * share
-    if zero == 1:
-        accumulated = trained * WHOLE + (trained * b if b < WHOLE else 0)
-        device |= {"gradients": accumulated + (WHOLE * share if b < WHOLE else 0), "buckets": b * bucket}
+        # What is reduced at once is not what DeepSpeed is told, which it heeds from ZeRO-1 on.
+        reduced = max(WHOLE * min(trained, LARGEST_BUCKET), _arriving(shape, settings, LARGEST_BUCKET))
+        device |= {"optimizer": MOMENTS * trained, "gradients": WHOLE * trained, "buckets": reduced}
+    elif zero == 1:
+        device |= _of_stage_1(shape, settings, trained=trained, bucket=bucket)
+        device["gradients"] += WHOLE * share if b < WHOLE else 0
     elif zero == 2:
-        device |= {"gradients": (WHOLE + b) * share, "buckets": b * bucket}
+        device |= _of_stage_2(shape, settings, share=share, bucket=bucket)
     else:
         device |= _of_stage_3(shape, settings, own=own, share=share, bucket=bucket)
     return Memory(device, loaded)
 
 
+def _of_stage_1(shape: Shape, settings: TrainingSettings, *, trained: int, bucket: int) -> dict[str, int]:
+    """Gradients and buckets."""
+    b = BYTES[settings.dtype]
+    if b < WHOLE:
+        # Measured to be half of this with small buckets or `overlap_comm`, and never more.
+        return {"gradients": (WHOLE + b) * trained, "buckets": b * bucket}
+    arriving = _arriving(shape, settings, bucket)
+    return {"gradients": WHOLE * trained, "buckets": _buckets(settings, bucket), "arriving gradients": arriving}
+
+
+def _of_stage_2(shape: Shape, settings: TrainingSettings, *, share: int, bucket: int) -> dict[str, int]:
+    """Gradients and buckets. A bucket that holds all is reduced when the last gradient has come."""
+    buckets, arriving = _buckets(settings, bucket), _arriving(shape, settings, bucket)
+    last = bucket == trained_parameters(shape, settings)
+    if settings.dtype == "float32":
+        added = WHOLE * share
+    else:
+        # The copy that is reduced; of its largest matrix one in float32 is added up.
+        added = buckets + (WHOLE * min(share, shape.largest) if settings.method == "full" else 0)
+    together = max(added, arriving) if last else added + arriving
+    return {"gradients": WHOLE * share, "buckets": buckets, "arriving gradients": together}
+
+
+def _buckets(settings: TrainingSettings, bucket: int) -> int:
+    """Bytes of those of ZeRO-1 and 2, of `bucket` numbers each."""
+    overlapping = bool(deepspeed_config(settings)["zero_optimization"].get("overlap_comm"))
+    return (1 + overlapping) * BYTES[settings.dtype] * bucket
+
+
+def _arriving(shape: Shape, settings: TrainingSettings, bucket: int) -> int:
+    """Bytes of the gradients of large matrices before they are in a bucket; those of adapters are small."""
+    if settings.method == "lora":
+        return 0
+    largest = shape.largest * (1 + (shape.largest > bucket))
+    return BYTES[settings.dtype] * max(largest, shape.embeddings * (1 + 2 * shape.tied))
+
+
 def _of_stage_3(shape: Shape, settings: TrainingSettings, *, own: int, share: int, bucket: int) -> dict[str, int]:
     """Gradients, buckets and what is gathered, without offloading."""
-    cast = 0 if own == WHOLE else WHOLE * min(share, bucket)
-    reduced = own * bucket + cast
-    updated = WHOLE * min(share, int(_told(settings).get("sub_group_size", SUB_GROUP)))
+    updated = WHOLE * min(share, _told_number(settings, "sub_group_size", SUB_GROUP))
     # A step's update comes when nothing is gathered.
-    working = max(_gathered(shape, settings) + reduced, updated)
+    working = max(_at_work(shape, settings, own=own, share=share, bucket=bucket), updated)
     return {"gradients": WHOLE * share, "buckets": BYTES[settings.dtype] * bucket, "gathered": working}
 
 
+def _at_work(shape: Shape, settings: TrainingSettings, *, own: int, share: int, bucket: int) -> int:
+    """Bytes of the weights that are gathered and the gradients that come and are reduced, under ZeRO-3."""
+    reduced = own * bucket + (0 if own == WHOLE else WHOLE * min(share, bucket))
+    arriving = _arriving(shape, settings, bucket)
+    last = bucket == trained_parameters(shape, settings)
+    return _gathered(shape, settings) + (max(reduced, arriving) if last else reduced + arriving)
+
+
 def _gathered(shape: Shape, settings: TrainingSettings) -> int:
-    live = int(_told(settings).get("stage3_max_live_parameters", LIVE_PARAMETERS))
+    live = _told_number(settings, "stage3_max_live_parameters", LIVE_PARAMETERS)
     return BYTES[settings.dtype] * min(shape.parameters, max(live, shape.embeddings))
 
 
@@ -143,17 +217,26 @@ def _offloaded(
     host = (WHOLE + MOMENTS + 2 * WHOLE) * share
     if zero == 3:
         own = WHOLE if settings.method == "lora" else b
-        gathered = _gathered(shape, settings) + own * bucket + (0 if own == WHOLE else WHOLE * min(share, bucket))
+        gathered = _at_work(shape, settings, own=own, share=share, bucket=bucket)
         if settings.offload == "all":
             return Memory({"buckets": b * bucket, "gathered": gathered}, host + weights)
         return Memory({"weights": weights, "buckets": b * bucket, "gathered": gathered}, max(host, weights))
     # The host's copy in the model's numbers, from which the weights are taken back.
     host += b * share
-    accumulated = trained * WHOLE + (trained * b if b < WHOLE else 0) if zero == 1 else b * share
-    return Memory({"weights": weights, "gradients": accumulated, "buckets": b * bucket}, max(host, weights))
+    if zero == 1:
+        gradients = _of_stage_1(shape, settings, trained=trained, bucket=bucket)
+    else:
+        gradients = _of_stage_2(shape, settings, share=share, bucket=bucket)
+    return Memory({"weights": weights} | gradients, max(host, weights))
 
 
-def _told(settings: TrainingSettings) -> dict[str, Any]:
-    """What DeepSpeed is told of ZeRO."""
-    section: dict[str, Any] = deepspeed_config(settings)["zero_optimization"]
-    return section
+def _told_number(settings: TrainingSettings, key: str, default: int) -> int:
+    """What DeepSpeed is told of ZeRO, read as it reads it. `UserError` for what is no whole number."""
+    given = deepspeed_config(settings)["zero_optimization"].get(key, default)
+    try:
+        return WHOLE_NUMBER.validate_python(given)
+    except ValidationError as error:
+        raise UserError(
+            f"training.deepspeed: zero_optimization.{key} is a whole number, found {given!r}; "
+            "write it in digits (YAML takes 5e8 for text, and reads 500000000 or 5.0e+8)"
+        ) from error

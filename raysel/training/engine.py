@@ -10,6 +10,7 @@ import torch
 
 from raysel.errors import UserError
 from raysel.models.loading import load_causal_lm
+from raysel.models.shape import drops_out
 from raysel.training.deepspeed_config import LARGEST_BUCKET, deepspeed_config
 from raysel.training.settings import LoraSettings, TrainingSettings
 
@@ -133,12 +134,7 @@ def start_engine(model: Any, settings: TrainingSettings) -> Any:
 def draws_at_random(model: Any) -> bool:
     """Whether a forward in training mode drops anything out, by a module or (by what the config says) by a function."""
     dropouts = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
-    shares = (
-        value
-        for name, value in model.config.get_text_config().to_dict().items()
-        if "drop" in name and not name.startswith(("classifier", "summary")) and isinstance(value, int | float)
-    )
-    return dropouts or any(share > 0 for share in shares)
+    return dropouts or drops_out(model.config.get_text_config().to_dict())
 
 
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

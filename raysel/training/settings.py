@@ -198,3 +198,19 @@ class TrainingSettings(Section):
         if "batch_samples" in self.data.model_fields_set and self.data.batch_tokens is not None:
             found.append("data.batch_samples: data.batch_tokens says what a step trains on")
         return found
+
+
+def warmup_training(warmup: WarmupSettings, workers: TrainingSettings) -> TrainingSettings:
+    """How the warm-up of LESS trains, on workers that run as `workers` says."""
+    return TrainingSettings(
+        data=TokenSettings(max_tokens=warmup.max_tokens, batch_samples=warmup.batch_samples, heldout_samples=0),
+        lora=warmup.lora,
+        learning_rate=warmup.learning_rate,
+        schedule="linear",
+        dtype=warmup.dtype,
+        micro_batch_tokens=workers.micro_batch_tokens,
+        workers=workers.workers,
+        cpus_per_worker=workers.cpus_per_worker,
+        max_failures=workers.max_failures,
+        timeout_minutes=workers.timeout_minutes,
+    )

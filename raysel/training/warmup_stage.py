@@ -15,7 +15,7 @@ from raysel.languages.codes import normalise
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.loop import Training
-from raysel.training.settings import TokenSettings, TrainingSettings, WarmupSettings
+from raysel.training.settings import TokenSettings, TrainingSettings, WarmupSettings, warmup_training
 from raysel.training.token_shards import (
     TEXT_COLUMNS,
     Sample,
@@ -52,7 +52,8 @@ def run(run: StageRun) -> StageOutput:
     unseen = sorted(normalise(name) for name in run.settings["unseen"])
     model = run.inputs.get("model") or str(Path(run.leaves["model"]).absolute())
     refuse_beyond_positions(read_config(model), settings.max_tokens, f"{SECTION}.max_tokens")
-    data = TokenSettings(max_tokens=settings.max_tokens, batch_samples=settings.batch_samples, heldout_samples=0)
+    as_training = warmup_training(settings, workers)
+    data = as_training.data
     source = TokenizerSource(model, run.settings["template"], trusted)
     made = run.attempt.finished().get(("prepared", 0))
     if made is None:
@@ -69,21 +70,8 @@ def run(run: StageRun) -> StageOutput:
     training = Training(
         run.attempt,
         run.attempt.unpublished(tokens, summarize(tokens, steps, data)),
-        TrainingSettings(
-            data=data,
-            lora=settings.lora,
-            learning_rate=settings.learning_rate,
-            schedule="linear",
-            dtype=settings.dtype,
-            checkpoint_steps=per_epoch,
-            # Of every epoch, whatever else asks for a checkpoint.
-            checkpoints_kept=steps,
-            micro_batch_tokens=workers.micro_batch_tokens,
-            workers=workers.workers,
-            cpus_per_worker=workers.cpus_per_worker,
-            max_failures=workers.max_failures,
-            timeout_minutes=workers.timeout_minutes,
-        ),
+        # Of every epoch, whatever else asks for a checkpoint.
+        as_training.model_copy(update={"checkpoint_steps": per_epoch, "checkpoints_kept": steps}),
         seed,
         trust_remote_code=trusted,
         section=SECTION,

@@ -11,7 +11,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 import raysel.models.shape as shapes
-from raysel.models.shape import ShapeError, known_names, known_shape, read_shape, shape_of
+from raysel.models.shape import ShapeError, known_shape, read_shape, shape_of
+from raysel.training.engine import draws_at_random
 
 FILES = sorted(Path(shapes.__file__).parent.joinpath("shapes").glob("*.json"))
 # From the models' own safetensors files, as their pages say.
@@ -119,8 +120,34 @@ def test_any_small_shape(heads: int, group: int, half: int, inner: int, layers: 
     assert sum(p.numel() for p in meta_model(config).parameters()) == read_shape(config).parameters
 
 
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        ("gpt2", ["attn.c_proj"]),
+        ("gpt2", ["mlp.c_proj", "wte"]),
+        ("bloom", ["self_attention.dense", "word_embeddings"]),
+        ("llama", ["lm_head", "embed_tokens"]),
+        ("llama", ["model.layers.1.mlp.up_proj"]),
+        ("cohere", ["self_attn.q_proj", "1.mlp.down_proj"]),
+    ],
+)
+def test_targets_are_matched_as_peft_does(family: str, targets: list[str]) -> None:
+    config = next(config for config in SMALL if config["model_type"] == family)
+    adapted = get_peft_model(meta_model(config), LoraConfig(r=3, target_modules=targets))
+    trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    assert read_shape(config).lora_parameters(3, targets) == trained
+
+
+@pytest.mark.parametrize("more", [{}, {"hidden_dropout": 0.1}, {"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}])
+@pytest.mark.parametrize("config", SMALL[:-1], ids=lambda config: str(config["model_type"]))
+def test_dropout_is_known_as_the_run_sees_it(config: dict[str, object], more: dict[str, float]) -> None:
+    assert read_shape(config | more).drops_out == draws_at_random(meta_model(config | more))
+
+
 def test_names_are_found_as_users_write_them(tiny_llama: Path) -> None:
-    assert len(set(known_names())) == len(known_names()) >= 20
+    names = [name for file in FILES for name in json.loads(file.read_text())["names"]]
+    assert len(set(names)) == len(names) >= 20
+    assert all(known_shape(name) is not None for name in names)
     assert shape_of("meta-llama/llama-3.1-8b") == known_shape("meta-llama/Llama-3.1-8B-Instruct")
     assert shape_of("nobody/knows-7B") is None
     shape = shape_of(str(tiny_llama))
@@ -138,5 +165,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         shape_of(str(tmp_path))
     shape = known_shape("ai-forever/mGPT")
     assert shape is not None
-    with pytest.raises(ShapeError, match="a gpt2 model has none of them; it has c_attn, c_proj, c_fc"):
+    with pytest.raises(
+        ShapeError, match=r"^training\.lora\.targets .*: a gpt2 model has none of them; it has c_attn, c_proj, c_fc"
+    ):
         shape.lora_parameters(8, ["q_proj"])

@@ -29,9 +29,9 @@ FULL = {"method": "full", "dtype": "bfloat16", "zero": 3, "micro_batch_tokens": 
         (Machines(1, 8, 80), {"zero": 1}, "training.zero=2 is enough"),
         (Machines(1, 8, 48), {"zero": 1}, "training.zero=3 is enough"),
         (Machines(4, 8, 80), {"micro_batch_tokens": 16384}, "training.activation_checkpointing=true is enough"),
-        (Machines(1, 2, 80), {}, "training.offload=optimizer is enough"),
+        (Machines(1, 2, 80), {}, "training.offload=optimizer (which takes 160.6 GB of memory on each node) is enough"),
         (Machines(1, 1, 48), {"activation_checkpointing": True, "offload": "all", "micro_batch_tokens": 131_072},
-         "training.micro_batch_tokens=65536 is enough"),
+         "training.micro_batch_tokens=32768 is enough"),
         (Machines(1, 4, 24), {}, "training.method=lora is enough"),
     ],
 )  # fmt: skip
@@ -76,3 +76,45 @@ def test_what_no_change_saves_needs_larger_gpus() -> None:
     settings = TrainingSettings(method="lora", dtype="bfloat16", zero=2, workers=1)
     with pytest.raises(FitError, match=r"no single change is enough, but .* together are|at least \d+ GB"):
         fitted(shape_named("meta-llama/Llama-3.1-70B"), settings, Machines(1, 1, 16))
+
+
+def refusal(settings: TrainingSettings, machines: Machines, shape: Shape = EIGHT_B) -> str:
+    with pytest.raises(FitError) as refused:
+        fitted(shape, settings, machines)
+    return str(refused.value).rpartition("; ")[2]
+
+
+@pytest.mark.parametrize(
+    ("told", "machines", "zero", "advice"),
+    [
+        ({}, Machines(1, 8, 80), 1, "training.zero=2 is enough"),
+        ({"stage": 1}, Machines(1, 8, 80), 1, "training.method=lora is enough"),
+        ({"offload_optimizer": {"device": "none"}}, Machines(1, 2, 80), 3, "training.method=lora is enough"),
+    ],
+)
+def test_advice_does_not_contradict_what_deepspeed_is_told(
+    told: dict[str, Any], machines: Machines, zero: int, advice: str
+) -> None:
+    settings = TrainingSettings(**FULL | {"zero": zero, "deepspeed": {"zero_optimization": told}})
+    assert refusal(settings, machines) == advice
+
+
+def test_there_are_no_more_workers_than_gpus() -> None:
+    settings = TrainingSettings(workers=9)
+    with pytest.raises(FitError, match=r"training\.workers 9: there are 8 GPUs .*nodes 2 x .*gpus_per_node 4"):
+        fitted(EIGHT_B, settings, Machines(2, 4, 80))
+    assert fitted(EIGHT_B, TrainingSettings(workers=8), Machines(2, 4, 80))
+
+
+def test_changes_together_are_the_fewest() -> None:
+    seventy_b = shape_named("meta-llama/Llama-3.1-70B")
+    settings = TrainingSettings(**FULL | {"zero": 1})
+    advice = refusal(settings, Machines(1, 8, 40), seventy_b)
+    together = "training.zero=3, training.activation_checkpointing=true, training.offload=optimizer"
+    host = "(which takes 1.4 TB of memory on each node)"
+    assert advice == f"no single change is enough, but {together} {host} together are"
+    # Adapters over sharded weights: of 70e9 in bfloat16 each of 8 GPUs holds 17.6 GB.
+    kept = {"zero_optimization": {"offload_optimizer": {"device": "none"}}}
+    settings = TrainingSettings(**FULL | {"zero": 2, "activation_checkpointing": True, "deepspeed": kept})
+    advice = "training.zero=3, training.method=lora"
+    assert refusal(settings, Machines(1, 8, 40), seventy_b) == f"no single change is enough, but {advice} together are"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from raysel.errors import UserError
 from raysel.models.loading import load_causal_lm
 from raysel.models.shape import known_shape, read_shape
 from raysel.planning.memory import state_bytes, trained_parameters, training_memory
@@ -35,11 +36,13 @@ SETTINGS = [
 FAST = [(2, "bfloat16", "full"), (3, "float32", "full")]
 
 
-def saved_model(folder: Path, family: str, width: int, blocks: int) -> Path:
+def saved_model(folder: Path, family: str, width: int, blocks: int, vocabulary: int = 1500, tied: bool = False) -> Path:
     more = {key: size * width if key == "intermediate_size" else size for key, size in FAMILIES[family].items()}
+    if family == "llama":
+        more["tie_word_embeddings"] = tied
     config = transformers.AutoConfig.for_model(
-        family, hidden_size=width, num_hidden_layers=blocks, num_attention_heads=4, vocab_size=1500, bos_token_id=0,
-        eos_token_id=1, **more,
+        family, hidden_size=width, num_hidden_layers=blocks, num_attention_heads=4, vocab_size=vocabulary,
+        bos_token_id=0, eos_token_id=1, **more,
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -90,6 +93,38 @@ def test_llama_in_every_form(alone: None, tmp_path: Path, zero: Any, dtype: Any,
         assert expected == pytest.approx(most, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("zero", "dtype", "tied", "told"),
+    [
+        (2, "bfloat16", True, {"reduce_bucket_size": 50_000}),
+        pytest.param(2, "bfloat16", True, {}, marks=pytest.mark.slow),
+        pytest.param(0, "float32", True, {"reduce_bucket_size": 50_000}, marks=pytest.mark.slow),
+        pytest.param(1, "float32", True, {}, marks=pytest.mark.slow),
+        pytest.param(1, "float32", False, {"reduce_bucket_size": 50_000}, marks=pytest.mark.slow),
+        pytest.param(3, "float32", False, {"reduce_bucket_size": 50_000}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_gradient_of_a_large_vocabulary(
+    alone: None, tmp_path: Path, zero: Any, dtype: Any, tied: bool, told: dict[str, Any]
+) -> None:
+    """Embeddings and head are nearly all of the model, and larger than a bucket that is made small."""
+    settings = TrainingSettings(zero=zero, dtype=dtype, method="full", deepspeed={"zero_optimization": told})
+    folder = saved_model(tmp_path / "m", "llama", 128, 1, vocabulary=20_000, tied=tied)
+    shape = read_shape(transformers.AutoConfig.from_pretrained(folder).to_dict())
+    expected = state_bytes(shape, settings, workers=1).device_bytes
+    assert expected == pytest.approx(most_bytes(folder, settings), rel=0.1)
+
+
+@pytest.mark.parametrize(("zero", "dtype"), [(2, "bfloat16"), pytest.param(1, "float32", marks=pytest.mark.slow)])
+def test_a_bucket_is_filled_while_another_is_reduced(alone: None, tmp_path: Path, zero: Any, dtype: Any) -> None:
+    told = {"zero_optimization": {"overlap_comm": True}}
+    settings = TrainingSettings(zero=zero, dtype=dtype, method="full", deepspeed=told)
+    folder = saved_model(tmp_path / "m", "llama", 256, 2)
+    shape = read_shape(transformers.AutoConfig.from_pretrained(folder).to_dict())
+    expected = state_bytes(shape, settings, workers=1).device_bytes
+    assert expected == pytest.approx(most_bytes(folder, settings), rel=0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "blocks"), [(320, 2), (448, 4), (640, 3)])
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama"])
@@ -121,16 +156,33 @@ def test_llama_8b_by_hand() -> None:
     memory = training_memory(shape, settings, workers=8)
     assert memory.device["weights"] == 2 * count
     assert memory.device["optimizer"] == 12 * count // 8
-    assert memory.device["gradients"] == 6 * count // 8
+    assert memory.device["gradients"] == 4 * count // 8
     assert memory.device["buckets"] == 2 * 500_000_000
-    # Norms 32 and 16 kB, linear inputs 16 kB, attention 32 kB and 128 B, MLP 112 kB: of a token, in a block.
-    block = 2 * 4 * 4096 + 4 * 2 * 4096 + 4 * 2 * 4096 + 4 * 32 + 4 * 2 * 14336
-    shared = 2 * (2048 + 2 * 128 + 4096)
+    # Embeddings and head are larger than a bucket: one waits while the other comes, and a float32 copy is added up.
+    assert memory.device["arriving gradients"] == 2 * 500_000_000 + (4 + 2 * 2) * 128_256 * 4096
+    # Of a token, in a block: norms 32 and 16 kB, linear inputs 16 kB, attention 32 kB, 128 B and 4 kB, MLP 112 kB.
+    block = 2 * 4 * 4096 + 4 * 2 * 4096 + 4 * 2 * 4096 + 4 * 32 + 4 * 2 * 14336 + 2 * tokens
+    shared = tokens + 2 * (2 * 128 + 4096)
     assert memory.device["activations"] == tokens * (32 * block + shared)
     assert 45e9 < memory.device_bytes < 60e9
     sharded = training_memory(shape, settings.model_copy(update={"zero": 3}), workers=8)
     assert sharded.device["weights"] == 2 * count // 8
     assert sharded.device_bytes < memory.device_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "lora", "rows"),
+    [("ai-forever/mGPT", {}, 1), ("bigscience/bloom-1b7", {}, 8), ("bigscience/bloom-1b7", {"dropout": 0.05}, 1)],
+)
+def test_what_is_drawn_at_random_is_of_one_row(name: str, lora: dict[str, Any], rows: int) -> None:
+    shape = known_shape(name)
+    assert shape is not None
+
+    def activations(tokens: int) -> int:
+        settings = TrainingSettings(lora=lora, micro_batch_tokens=tokens, data={"max_tokens": 64})
+        return training_memory(shape, settings, workers=1).device["activations"]
+
+    assert activations(8 * 64) == rows * activations(64)
 
 
 @hypothesis_settings(max_examples=40, deadline=None)
@@ -162,6 +214,18 @@ def test_what_the_user_tells_deepspeed_counts() -> None:
     small = {"zero_optimization": {"reduce_bucket_size": 1000}}
     settings = TrainingSettings(zero=2, dtype="bfloat16", method="full", deepspeed=small)
     assert state_bytes(shape, settings, workers=4).device["buckets"] == 2000
+    for told, taken in ((1000.0, 2000), ("1000", 2000)):  # as DeepSpeed reads them
+        settings = settings.model_copy(update={"deepspeed": {"zero_optimization": {"reduce_bucket_size": told}}})
+        assert state_bytes(shape, settings, workers=4).device["buckets"] == taken
+
+
+@pytest.mark.parametrize("told", ["5e8", 1.5, None, -1])
+def test_what_is_no_number_is_refused(told: Any) -> None:
+    shape = known_shape("Qwen/Qwen2.5-7B")
+    assert shape is not None
+    settings = TrainingSettings(deepspeed={"zero_optimization": {"reduce_bucket_size": told}})
+    with pytest.raises(UserError, match=rf"zero_optimization\.reduce_bucket_size is a whole number, found {told!r}"):
+        state_bytes(shape, settings, workers=4)
 
 
 def test_the_host_holds_what_is_offloaded() -> None:
