@@ -158,6 +158,9 @@ def _of_stage_1(shape: Shape, settings: TrainingSettings, *, trained: int, bucke
         # Measured to be half of this with small buckets or `overlap_comm`, and never more.
         return {"gradients": (WHOLE + b) * trained, "buckets": b * bucket}
     arriving = _arriving(shape, settings, bucket)
+    if settings.method == "full" and shape.tied:
+        # Measured: here the sum of both ends' gradients is there twice, where a reduction is slow to let it go.
+        arriving += WHOLE * shape.embeddings
     return {"gradients": WHOLE * trained, "buckets": _buckets(settings, bucket), "arriving gradients": arriving}
 
 

@@ -11,6 +11,14 @@ import pytest
 from raysel.store import Artifact, Store
 
 
+def only_worker() -> dict[str, str]:
+    """The environment of the only worker of a group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
 @pytest.fixture(scope="session")
 def alone() -> Iterator[None]:
     """This process as the only worker of a group."""
@@ -18,10 +26,7 @@ def alone() -> Iterator[None]:
 
     from raysel.training.engine import connect
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    given = only_worker()
     before = {name: os.environ.get(name) for name in [*given, "DS_ACCELERATOR"]}
     os.environ.update(given, DS_ACCELERATOR="cpu")
     connect(1.0)

@@ -1,3 +1,0 @@
-from tests.training.conftest import alone
-
-__all__ = ["alone"]
