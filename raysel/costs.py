@@ -14,7 +14,7 @@ from raysel.models.shape import Shape, ShapeError, read_shape, shape_of
 from raysel.planning.fitting import GRADIENTS, WARMUP, Machines, fitted, workers_on
 from raysel.planning.memory import trained_parameters, training_memory
 from raysel.planning.operations import RATES, Work, distance_work, gpu_of, gradient_work, training_work, vector_work
-from raysel.training.settings import TrainingSettings, warmup_training
+from raysel.training.settings import warmup_training
 
 
 def model_shape(model: ModelSettings) -> Shape | None:
@@ -83,11 +83,10 @@ def work_of(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[st
         return found
     if "less" in experiment.selection.methods:
         warmup = less.warmup
-        data = {"epochs": warmup.epochs, "max_tokens": warmup.max_tokens, "heldout_samples": 0}
-        as_training = TrainingSettings(lora=warmup.lora, dtype=warmup.dtype, zero=2, data=data)
+        as_training = warmup_training(warmup, experiment.training)
         shape.adapted(warmup.lora.targets, section="selection.less.warmup")
         seen = min(tokens_per_row, warmup.max_tokens)
-        found["warmup"] = training_work(shape, as_training, round(kept * warmup.share), seen)
+        found["warmup"] = training_work(shape, as_training, warmup.epochs * round(kept * warmup.share), seen)
         every_row = experiment.selection.candidates == "corpus" or "less" in experiment.selection.compare
         pool = kept if every_row else round(kept * (experiment.preselect.rho or 1.0))
         matrices = trained_parameters(shape, as_training)
@@ -135,10 +134,12 @@ def memory_lines(experiment: Experiment, shape: Shape | None) -> list[str]:
         return [f"model: the shape of {experiment.model.path} is not known, so its memory is not planned"]
     how = f"{settings.method}, {settings.dtype}, ZeRO-{settings.zero}"
     if not cluster.gpus_per_node:
-        workers = settings.workers or 2 * cluster.nodes
+        # As `choose_workers` has it; without a GPU the loaded weights are those that are trained.
+        workers = settings.workers or 2
         memory = training_memory(shape, settings, workers=workers)
+        needed = memory.device_bytes + (memory.host if settings.offload != "none" else 0)
         return [
-            f"model: {how}, {workers} CPU workers, of each {readable(memory.device_bytes + memory.host)}:",
+            f"model: {how}, {workers} CPU workers, of each {readable(needed)}:",
             *_in_lines(memory.explained()),
         ]
     if cluster.gpu_memory_gb is None:

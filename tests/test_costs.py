@@ -1,6 +1,7 @@
 """What an experiment costs, and what `raysel plan` says of it before any model file or GPU is there."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,10 @@ def test_the_plan_looks_at_the_warmup(file: Path) -> None:
 def test_cpu_workers_are_planned_too(file: Path) -> None:
     shown = planned(file, "cluster.gpus_per_node=0", "cluster.gpu=null")
     assert "model: lora, bfloat16, ZeRO-2, 2 CPU workers, of each " in shown
+    amounts = re.findall(r"([\d.]+) ([kMG])B", shown.partition("CPU workers")[2])
+    headline, *parts = [float(number) * {"k": 1e3, "M": 1e6, "G": 1e9}[unit] for number, unit in amounts]
+    assert headline == pytest.approx(sum(parts), rel=0.01)
+    assert "2 CPU workers" in planned(file, "cluster.gpus_per_node=0", "cluster.gpu=null", "cluster.nodes=3")
     assert "GPU-hours" not in shown
     asked = planned(file, "cluster.gpus_per_node=0", "cluster.gpu=null", rows=5)
     assert "GPU-hours: none without GPUs (cluster.gpus_per_node is 0)" in asked

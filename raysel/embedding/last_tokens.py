@@ -362,10 +362,11 @@ def packed_attention(
 
     query (1, H, Tq, D), key and value (1, G, Tk, D) with H a multiple of G; text i has the queries
     `cu_seq_lens_q[i:i+2]` and the keys `cu_seq_lens_k[i:i+2]`, its last query at its last key. Gives (1, Tq, H, D).
-    On CUDA one flash-attention kernel for all texts, elsewhere text by text. NotImplementedError for capped scores.
+    On CUDA one flash-attention kernel for all texts, elsewhere text by text. ValueError for a model that caps its
+    scores (Gemma 2): `exact_forward` goes on to the next way.
     """
     if softcap is not None:
-        raise NotImplementedError("packed attention does not cap scores")
+        raise ValueError("packed attention does not cap scores")
     window = sliding_window if sliding_window is not None and sliding_window < max_length_k else None
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     if query.is_cuda:

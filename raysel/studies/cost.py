@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from raysel.costs import gpu_hours, memory_lines, model_shape, wall_hours
+from raysel.costs import gpu_hours, memory_lines, model_shape, refuse_warmup_that_does_not_fit, wall_hours
 from raysel.experiment import Experiment
 from raysel.models.settings import ModelSettings
 from raysel.planning.operations import gpu_of
@@ -78,8 +78,11 @@ def print_study_plan(
     cluster = first.cluster
     if trained:
         # A trial may be larger than the first; those that are equal are said once.
-        own = {digest([counted(of.training), made, counted(of.model)]): of for of, made in trials}
-        each = [tuple(memory_lines(of, model_shape(of.model))) for of in own.values() if cluster.gpus_per_node]
+        own = {
+            digest([counted(of.training), made, counted(of.model), sorted(of.selection.methods)]): of
+            for of, made in trials
+        }
+        each = [tuple(_memory_lines(of)) for of in own.values() if cluster.gpus_per_node]
         said += [line for lines in dict.fromkeys(each) for line in lines]
     if not cluster.gpus_per_node:
         said.append("GPU-hours: none without GPUs (cluster.gpus_per_node is 0)")
@@ -89,6 +92,12 @@ def print_study_plan(
         said += _hours_lines(plan, first, trials, rows, tokens_per_row)
     for line in said:
         console.print(line, markup=False, highlight=False)
+
+
+def _memory_lines(trial: Experiment) -> list[str]:
+    shape = model_shape(trial.model)
+    refuse_warmup_that_does_not_fit(trial, shape, ("warmup", "gradients") if "less" in trial.selection.methods else ())
+    return memory_lines(trial, shape)
 
 
 def _hours_lines(

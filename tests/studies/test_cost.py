@@ -78,3 +78,12 @@ def test_what_does_not_fit_is_refused(file: Path, tmp_path: Path) -> None:
     asked = ["plan", str(file), "--study", "rho", "--set", f"storage={tmp_path}", "--set", "cluster.gpu_memory_gb=16"]
     refused = CliRunner().invoke(app, asked)
     assert "does not fit" in str(refused.exception)
+
+
+def test_what_a_selector_needs_is_refused_too(file: Path, tmp_path: Path) -> None:
+    """Adapters in bfloat16 fit, the warm-up of LESS in float32 does not."""
+    small = ["training.method=lora", "cluster.gpu_memory_gb=32", "cluster.gpu=a100"]
+    changes = [word for key in (f"storage={tmp_path}", *small) for word in ("--set", key)]
+    assert CliRunner().invoke(app, ["plan", str(file), "--study", "rho", *changes]).exit_code == 0
+    refused = CliRunner().invoke(app, ["plan", str(file), "--study", "selectors", *changes])
+    assert "selection.less.warmup" in str(refused.exception)
