@@ -158,11 +158,12 @@ def test_a_sweep_killed_twice_ranks_as_one_left_alone_and_nothing_is_made_twice(
         wait_for(lambda count=count: len(ended(killed)) >= count, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    kept = [json.loads(path.read_text()) for path in ended(killed)]
+    kept = {path: path.read_text() for path in ended(killed)}
     finished(start(killed, space))
     assert ranked(killed) == ranked(alone)
     assert set(executions(killed, "end").values()) == {1}
-    assert [json.loads(path.read_text()) for path in ended(killed)][: len(kept)] == kept
+    # Two at once end in any order: what had ended is named by its trial, not by its place.
+    assert {path: path.read_text() for path in kept} == kept
     assert all_cpus_come_back()
 
     check_that_no_trial_read_test_items(alone)
