@@ -294,12 +294,16 @@ class Attempt:
         return self._write(table, index, None, ".npy", sink.getvalue(), rows, plan, summary)
 
     def read_array(self, record: ShardRecord) -> np.ndarray:
-        with self.store.filesystem.open_input_file(self.store.full(f"{self.address}/{record.path}")) as stream:
+        with self.open_file(record) as stream:
             return np.load(stream, allow_pickle=False)
 
     def read_table(self, record: ShardRecord, columns: Sequence[str] | None = None) -> pa.Table:
         path = self.store.full(f"{self.address}/{record.path}")
         return pq.read_table(path, columns=columns, filesystem=self.store.filesystem, partitioning=None)
+
+    def open_file(self, record: ShardRecord) -> pa.NativeFile:
+        """A finished file of this or an earlier attempt, to read any part of."""
+        return self.store.filesystem.open_input_file(self.store.full(f"{self.address}/{record.path}"))
 
     def read_bytes(self, record: ShardRecord) -> bytes:
         """The content of a finished file of this or an earlier attempt."""

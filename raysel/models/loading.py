@@ -148,6 +148,30 @@ def load_causal_lm(
     return model
 
 
+def read_config(folder: str | Path, *, dtype: str, trust_remote_code: bool = False) -> Any:
+    """The config of the model in `folder`, for one whose weights are of `dtype`; auto: as the config itself says."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+    if dtype != "auto":
+        config.dtype = dtype
+    return config
+
+
+def make_causal_lm(folder: str | Path, config: Any, *, trust_remote_code: bool = False) -> "PreTrainedModel":
+    """The causal language model in `folder` with `config`, but without its weights; on torch's default device."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
+
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    if (Path(folder) / GENERATION_CONFIG_NAME).exists():
+        model.generation_config = GenerationConfig.from_pretrained(str(folder))
+    return model.eval()
+
+
 def load_encoder(
     folder: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False, device_map: str | None = None
 ) -> "PreTrainedModel":

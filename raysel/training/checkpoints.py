@@ -12,15 +12,18 @@ the steps since the one before. `whole.json` names all pieces up to its step.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed
-from safetensors.torch import load, save
+from safetensors.torch import save
 
+from raysel.models.weights import ReadRange, SafetensorsFile
 from raysel.store import Attempt, ShardRecord
 from raysel.training.engine import trained_parameters
 from raysel.training.loss import token_losses
+from raysel.training.partitioned import own_range
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -144,17 +147,13 @@ class Checkpoints:
         import deepspeed
 
         parameters = trained_parameters(model)
-        for state in self._parts(whole):
-            for key, value in state.items():
-                kind, _, name = key.partition("/")
-                if kind == "weight":
-                    parameter = parameters[name]
-                    sharded = hasattr(parameter, "ds_id")
-                    with (
-                        deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded),
-                        torch.no_grad(),
-                    ):
-                        parameter.copy_(value)
+        for kind, name, read in self._saved(whole):
+            if kind == "weight":
+                parameter = parameters[name]
+                sharded = hasattr(parameter, "ds_id")
+                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded), torch.no_grad():
+                    if self.rank == 0 or not sharded:
+                        parameter.copy_(read().view_as(parameter))
 
     def restore_optimizer(self, engine: Any, whole: dict[str, Any], unlearned: dict[str, torch.Tensor]) -> None:
         """Put float32 weights, Adam moments and Adam's count of steps into the engine.
@@ -169,18 +168,21 @@ class Checkpoints:
         engine.step()
         _link_moments(engine)
         parameters = trained_parameters(engine.module)
-        for state in self._parts(whole):
-            for key, value in state.items():
-                kind, _, name = key.partition("/")
-                _set_full_state(engine, parameters[name], kind, value.to(engine.device))
+        for kind, name, read in self._saved(whole):
+            _set_full_state(engine, parameters[name], kind, read)
         for entry in engine.basic_optimizer.state.values():
             if "step" in entry:
                 entry["step"].fill_(whole["updates"])
 
-    def _parts(self, whole: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
+    def _saved(self, whole: dict[str, Any]) -> Iterator[tuple[str, str, ReadRange]]:
+        """Of everything saved its kind, its parameter's name, and how to read it or a range of it."""
         for part in whole["parts"]:
-            # Sorted: setting a sharded weight is a collective operation, and the order of `load` is random.
-            yield dict(sorted(load(self.attempt.read_bytes(ShardRecord(**part))).items()))
+            with self.attempt.open_file(ShardRecord(**part)) as stream:
+                file = SafetensorsFile(stream)
+                # In one order: setting a sharded weight is a collective operation.
+                for key in sorted(file.header):
+                    kind, _, name = key.partition("/")
+                    yield kind, name, partial(file.read, key)
 
 
 def best_steps(heldout: list[dict[str, Any]]) -> int | None:
@@ -210,7 +212,7 @@ def _full_state(engine: Any, parameter: torch.nn.Parameter, kind: str) -> torch.
     return safe_get_full_optimizer_state(parameter, kind)
 
 
-def _set_full_state(engine: Any, parameter: torch.nn.Parameter, kind: str, value: torch.Tensor) -> None:
+def _set_full_state(engine: Any, parameter: Any, kind: str, read: ReadRange) -> None:
     from deepspeed.utils import (
         safe_set_full_fp32_param,
         safe_set_full_optimizer_state,
@@ -220,14 +222,16 @@ def _set_full_state(engine: Any, parameter: torch.nn.Parameter, kind: str, value
 
     if engine.zero_optimization_stage() == 3:
         # Given whole, DeepSpeed 0.19 fails on the last worker where the weights cannot be divided evenly.
-        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        size = -(-value.numel() // world)
-        own = torch.nn.functional.pad(value.flatten(), (0, size * world - value.numel()))[rank * size :][:size]
+        start, stop, length = own_range(parameter.ds_numel)
+        own = torch.zeros(length, device=engine.device)
+        own[: stop - start] = read(start, stop)
         if kind == "weight":
             safe_set_local_fp32_param(parameter, own)
         else:
             safe_set_local_optimizer_state(parameter, own, kind)
-    elif engine.zero_optimization_stage() == 0:
+        return
+    value = read().view_as(parameter).to(engine.device)
+    if engine.zero_optimization_stage() == 0:
         target = parameter if kind == "weight" else engine.optimizer.state[parameter][kind]
         target.data.copy_(value)
     elif kind == "weight":

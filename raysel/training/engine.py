@@ -12,6 +12,7 @@ from raysel.errors import UserError
 from raysel.models.loading import load_causal_lm
 from raysel.models.shape import drops_out
 from raysel.training.deepspeed_config import LARGEST_BUCKET, deepspeed_config
+from raysel.training.partitioned import load_partitioned
 from raysel.training.settings import LoraSettings, TrainingSettings
 
 
@@ -62,8 +63,14 @@ def trainable_model(
     """
     from transformers.integrations import HfDeepSpeedConfig
 
+    model = None
+    if settings.zero == 3:
+        config = deepspeed_config(settings)
+        model = load_partitioned(folder, config, dtype=settings.dtype, trust_remote_code=trust_remote_code)
+    # While it lives, transformers and PEFT know that weights are sharded.
     keep_alive = HfDeepSpeedConfig(deepspeed_config(settings)) if settings.zero == 3 else None
-    model = load_causal_lm(folder, dtype=settings.dtype, trust_remote_code=trust_remote_code)
+    if model is None:
+        model = load_causal_lm(folder, dtype=settings.dtype, trust_remote_code=trust_remote_code)
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.method == "lora":

@@ -17,7 +17,7 @@ from raysel.store import Artifact, Attempt
 from raysel.training.batches import Step, collate, empty_row, read_steps
 from raysel.training.checkpoints import Checkpoints, best_steps
 from raysel.training.engine import refuse_wrong_keys, start_engine, trainable_model
-from raysel.training.export import gather_weights, merge, save
+from raysel.training.export import merge, save
 from raysel.training.learner import Learner
 from raysel.training.queued_tokens import steps_by_loss
 from raysel.training.settings import TrainingSettings
@@ -147,9 +147,7 @@ def _train(
         exported = (best_steps(heldout) if settings.export == "best" else None) or done
         if exported != done:
             checkpoints.restore_weights(engine.module, checkpoints.of_steps(exported))
-        weights = gather_weights(engine.module, only_trained=settings.method == "lora", keep=rank == 0)
-        if rank == 0:
-            save(engine.module, tokenizer, weights, export_folder)
+        save(engine.module, tokenizer, export_folder, keep=rank == 0)
         engine.destroy()
     return Outcome(log, heldout, whole["steps"] if whole else None, exported)
 

@@ -105,9 +105,9 @@ def test_what_is_saved_generates_what_the_model_in_memory_does(
     prompts = [torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]]) for text in texts]
     in_memory: list[list[int]] = []
 
-    def generate_and_save(model, *arguments):
+    def generate_and_save(model, *arguments, **more):
         in_memory.extend(continued(model, prompts))
-        save(model, *arguments)
+        save(model, *arguments, **more)
 
     monkeypatch.setattr("raysel.training.loop.save", generate_and_save)
     settings = TrainingSettings(data=DATA, zero=zero, method=method, learning_rate=3e-2, lora=LoraSettings(merge=merge))

@@ -39,22 +39,27 @@ for job in json.loads(sys.stdin.read()):
 """
 
 
-def train_in_processes(world: int, jobs: list[dict[str, Any]]) -> None:
-    """Run the loop on each of `jobs` in turn, in a group of `world` processes."""
+def environments(world: int) -> list[dict[str, str]]:
+    """Of each process of a group of so many."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
+    return [{**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+
+
+def train_in_processes(world: int, jobs: list[dict[str, Any]]) -> None:
+    """Run the loop on each of `jobs` in turn, in a group of `world` processes."""
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=env,
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
         )
-        for rank in range(world)
+        for env in environments(world)
     ]
     try:
         for worker in workers:
