@@ -50,8 +50,7 @@ class Plan:
 
     @property
     def compared(self) -> Compared:
-        own = self.study.full.compared if self.file is not None else None
-        return own or self.study.compared
+        return self.study.compared_over(self.file is not None)
 
     @property
     def seeds(self) -> list[int]:
@@ -99,6 +98,7 @@ def read_plan(name: str, overrides: Sequence[str] = (), file: Path | None = None
         (name, point, None) for name, point in _points(form, experiment.model_dump(mode="json"))
     ]
     _refuse_what_the_study_decides(name, [point for _, point, _ in asked], overrides)
+    _refuse_other_groups(name, study.compared_over(file is not None), overrides)
     asked += [("", dict(point), key) for key, of in controls.items() for point in (of.first, of.second)]
     conditions = [Condition(number, *of, values={}) for number, of in enumerate(asked)]
     plan = Plan(name, study, file, data, conditions, controls, made)
@@ -128,6 +128,16 @@ def _refuse_what_the_study_decides(name: str, points: Sequence[Point], overrides
         if varied or key in ("name", "seed"):
             why = "its conditions are made of it" if varied else "it has a name and seeds of its own"
             raise StudyError(f"--set {override!r}: study {name} decides {key} itself, {why}; a sweep can vary anything")
+
+
+def _refuse_other_groups(name: str, compared: Compared, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if any(_overlap(key, other) for other in compared.groups_follow):
+            raise StudyError(
+                f"--set {override!r}: study {name} compares {' and '.join(compared.groups)}, which {key} decides: with "
+                "another one these names would be wrong; a sweep can vary anything"
+            )
 
 
 def _overlap(key: str, other: str) -> bool:
