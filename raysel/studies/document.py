@@ -48,8 +48,8 @@ def document(plan: Plan, findings: Findings) -> str:
         f"**{found.sentence}**",
         "\n".join(beneath),
         f"![{findings.axis} of every condition]({plan.name}.svg)",
-        f"Small points are seeds, bars 95% intervals over them; a hollow mark differs by no more than noise from what it "
-        f"is compared with, or was not compared. [The figure's data]({plan.name}.csv).",
+        "Small points are seeds, bars 95% intervals over them; a hollow mark differs by no more than noise from what "
+        f"it is compared with, or was not compared. [The figure's data]({plan.name}.csv).",
         f"{study.source}: {study.claim}",
         "\n".join(_table(findings)),
         f"## Small\n\n```bash\n{command_of(plan.name, None)}\n```",

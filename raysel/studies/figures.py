@@ -21,12 +21,12 @@ from raysel.sweep.marks import axis_number
 WIDTH, HEIGHT = 480, 300
 LEFT, TOP, RIGHT, BOTTOM = 62, 12, 20, 44
 # A row has its name above its marks.
-ROW, ROW_LEFT, NAME_ABOVE = 40, 16, 0.2
+ROW, ROW_LEFT, NAME_ABOVE = 40, 16, 0.25
 LABEL_CHARACTERS = 60
 # Panels: between them, over them for a line of text, and how high each is where there are two rows of them.
 GAP, TITLE, PANEL_HEIGHT = 46, 22, 170
 # The names of lines, at their right ends, have so many characters; ticks are so many pixels apart at least.
-LINE_CHARACTERS, TICK_ROOM = 26, 26
+LINE_CHARACTERS, TICK_ROOM = 27, 26
 
 
 def conditions_figure(name: str, findings: Findings, axis: str) -> DataFigure:
@@ -116,7 +116,11 @@ def _in_rows(name: str, rows: Sequence[Row], *, unit: str, measure: str) -> Mark
             own = [row for row in rows if row["condition"] == condition]
             _mark(axes, [row["value"] for row in own], at, own[0])
             said = axes.text(
-                0, at - NAME_ABOVE, shorten(condition, LABEL_CHARACTERS), transform=axes.get_yaxis_transform(), zorder=5
+                0,
+                at - NAME_ABOVE,
+                shorten(condition, LABEL_CHARACTERS),
+                transform=axes.get_yaxis_transform(),
+                zorder=1.5,
             )
             said.set_gid(f"halo-{at}")
             if own[0]["compared_with"]:
@@ -159,7 +163,7 @@ def _over(name: str, rows: Sequence[Row], *, axis: str, unit: str, measure: str)
             _panel(axes, own, lines, width)
             axes.set_title(panel, loc="left", fontsize=11.5, color=LIGHT["ink"])
             _measure_up(axes, measure if not number else "", title)
-            axes.set_xlabel(axis if columns == 1 or not number else "")
+            axes.set_xlabel(axis if number == columns * (deep - 1) else "")
             drawn.append((axes, own))
         _same_range([axes for axes, _ in drawn])
         _name_lines(*drawn[-1], lines)

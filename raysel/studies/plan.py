@@ -83,6 +83,7 @@ def read_plan(name: str, overrides: Sequence[str] = (), file: Path | None = None
     study, shared = load_study(name), load_shared()
     form = study.small if file is None else study.full
     models = form.models if file is not None else shared.models | form.models
+    _refuse_other_groups(name, study.compared_over(file is not None), overrides)
     data = _data(shared, form, file, overrides)
     if "://" in data["storage"]:
         raise StudyError(
@@ -98,7 +99,6 @@ def read_plan(name: str, overrides: Sequence[str] = (), file: Path | None = None
         (name, point, None) for name, point in _points(form, experiment.model_dump(mode="json"))
     ]
     _refuse_what_the_study_decides(name, [point for _, point, _ in asked], overrides)
-    _refuse_other_groups(name, study.compared_over(file is not None), overrides)
     asked += [("", dict(point), key) for key, of in controls.items() for point in (of.first, of.second)]
     conditions = [Condition(number, *of, values={}) for number, of in enumerate(asked)]
     plan = Plan(name, study, file, data, conditions, controls, made)

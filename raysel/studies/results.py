@@ -8,7 +8,12 @@ from raysel.report.formats import metric_name
 from raysel.report.result_lines import lower_is_better
 
 COVERAGE = "coverage"
-UNITS = {"bits_per_byte": "bits per byte", COVERAGE: "distance to the nearest chosen sample"}
+UNITS = {
+    "bits_per_byte": "bits per byte",
+    COVERAGE: "distance to the nearest chosen sample",
+    "rouge_l": "ROUGE-L",
+    "chrf_pp": "chrF++",
+}
 
 
 def unit(measure: str) -> str:

@@ -113,11 +113,14 @@ def _of_groups(groups: dict[str, list[Line]], findings: Findings) -> list[str]:
         seen |= set(clear)
         largest = sorted(clear, key=lambda group: -abs(_gain(clear[group][0])))
         units = [findings.unit, *[""] * (len(largest) - 1)]
-        named = [f"{group} ({_by_up_to(clear[group], unit)})" for group, unit in zip(largest, units, strict=True)]
-        throughout = len(clear) == len(groups)
+        named = [
+            f"{group} ({_by_up_to(clear[group], groups[group], unit)})"
+            for group, unit in zip(largest, units, strict=True)
+        ]
+        everywhere = len(clear) == len(groups)
         told.append(
-            f"{word} than {findings.reference} throughout, most of all {named[0]}."
-            if throughout
+            f"{word} than {findings.reference} in each case, most: {named[0]}."
+            if everywhere
             else f"{word} than {findings.reference}: {_some(named, between)}."
         )
     if not told:
@@ -127,8 +130,10 @@ def _of_groups(groups: dict[str, list[Line]], findings: Findings) -> list[str]:
     return told
 
 
-def _by_up_to(clear: Sequence[Line], unit: str) -> str:
-    return f"by {'up to ' if len(clear) > 1 else ''}{amount(decimal(abs(_gain(clear[0])), DIGITS), unit)}"
+def _by_up_to(clear: Sequence[Line], lines: Sequence[Line], unit: str) -> str:
+    """By how much, and which of the group's conditions, where it has several."""
+    said = f"by {'up to ' if len(clear) > 1 else ''}{amount(decimal(abs(_gain(clear[0])), DIGITS), unit)}"
+    return f"{said}, {_within(clear[0])}" if len(lines) > 1 else said
 
 
 def _group_lines(groups: dict[str, list[Line]], findings: Findings, levelled: dict[str, Levelled]) -> list[Told]:

@@ -234,7 +234,7 @@ def test_each_group_of_languages_has_a_line_beneath_one_sentence() -> None:
     findings = analyse(sizes(0, 0.0, 0.5, 0.7), GROUPS, {})
     said = answer(findings)
     assert said.sentence == (
-        "Better than 0 samples: others (by up to 0.700 bits per byte). No clear difference: English."
+        "Better than 0 samples: others (by up to 0.700 bits per byte, 3 samples). No clear difference: English."
     )
     english, others = said.lines
     assert (english.head, english.tone, others.head, others.tone) == ("English", "", "others", "better")
@@ -243,11 +243,18 @@ def test_each_group_of_languages_has_a_line_beneath_one_sentence() -> None:
 
 
 def test_a_trend_is_told_where_no_difference_is_clear() -> None:
-    findings = analyse(sizes(0, 0.012, 0.024, 0.036), GROUPS, {})
+    findings = analyse(sizes(0, 0.1, 0.2, 0.3), GROUPS, {})
     assert findings.trends["others"].verdict == "falls"
-    none = [replace(line, against=None) if line.is_reference else line for line in findings.lines]
-    [_, others] = answer(replace(findings, lines=none)).lines
-    assert others.text.endswith(("trend: better from 0 to 3 samples", "at 3"))
+    unclear = []
+    for line in findings.lines:
+        if line.against is not None:
+            overall = replace(line.against.overall, verdict="no clear difference")
+            line = replace(line, against=replace(line.against, overall=overall))
+        unclear.append(line)
+    english, others = answer(replace(findings, lines=unclear)).lines
+    assert others.text.endswith("would mostly be seen); but a trend: better from 0 to 3 samples")
+    assert "trend" not in english.text
+    assert "better" not in "".join(line.text for line in answer(replace(findings, lines=unclear, trends={})).lines)
 
 
 def test_of_many_groups_few_have_lines() -> None:

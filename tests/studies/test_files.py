@@ -9,13 +9,15 @@ import yaml
 from rich.console import Console
 
 from raysel.errors import UserError
+from raysel.execution import run_folder
+from raysel.runner import previous_steps, write_record
 from raysel.studies import settings
 from raysel.studies.analysis import label
 from raysel.studies.command import tell_question
 from raysel.studies.plan import Plan, merged, read_plan
 from raysel.studies.settings import StudyError, load_shared, load_study, names
 from raysel.sweep.command import refuse_what_is_not_evaluated
-from raysel.sweep.trials import value_at
+from raysel.sweep.trials import trial_folder, trial_name, value_at
 from tests.conftest import REPOSITORY
 
 ASKED = {
@@ -214,7 +216,7 @@ def test_labels_are_words(name: str, tmp_path: Path) -> None:
         plan = plan_of(name, form, tmp_path)
         labels = [of.name or label(of.parameters, plan.compared) for of in plan.conditions if of.control is None]
         assert len(set(labels)) == len(labels)
-        for said in [*labels, label(plan.compared.reference, plan.compared), *plan.compared.groups]:
+        for said in [*labels, *plan.compared.groups]:
             assert not re.search(
                 r"[_{}\[\]]|://|[a-z]\.[a-z]|\b(samples|languages|pairs)( per language)? \d|\b1 \w+s\b", said
             )
@@ -222,16 +224,28 @@ def test_labels_are_words(name: str, tmp_path: Path) -> None:
 
 def test_settings_without_effect_are_told_once(tmp_path: Path) -> None:
     said = io.StringIO()
-    for overrides in ([], ["languages.seed=3"]):
+    for overrides in ([], ["selection.compare=[kmc]"]):
         tell_question(read_plan("rho", [f"storage={tmp_path}", *overrides]), Console(file=said, width=300))
     warnings = [line for line in said.getvalue().splitlines() if "warning" in line]
-    assert warnings == ["warning: setting without effect: languages.seed: the strategy is all"]
+    reason = "with mixture.quota everything there is nothing to choose from"
+    assert warnings == [f"warning: setting without effect: selection.compare: {reason}"]
 
 
 @pytest.mark.parametrize("name", names())
 def test_a_small_form_sets_nothing_without_effect(name: str, tmp_path: Path) -> None:
     plan = plan_of(name, "small", tmp_path)
     assert plan.search(plan.made.supposed()).warnings() == []
+
+
+def test_what_is_only_measured_has_its_record_where_trials_have_theirs(tmp_path: Path) -> None:
+    search = (plan := read_plan("pareto", [f"storage={tmp_path}"])).search(plan.made.supposed())
+    folder = trial_folder(run_folder(search.name), 7)
+    assert folder == "runs/study-pareto/trials/0007"
+    experiment = search.trial(search.space.points[2], 1, name=trial_name(search.name, 7))
+    write_record(plan.made.store, experiment, [], status="finished", until="diversity", folder=folder)
+    assert plan.made.store.read_json(f"{folder}/run.json")["name"] == "study-pareto-0007"
+    assert not (tmp_path / "runs/study-pareto-0007").exists()
+    assert previous_steps(plan.made.store, experiment.name, folder) == {}
 
 
 def test_a_storage_that_is_no_folder_is_refused() -> None:
