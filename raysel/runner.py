@@ -60,13 +60,16 @@ def run_experiment(experiment: Experiment, *, until: str | None = None, only_pub
     return 0
 
 
-def run_on(cluster: Any, experiment: Experiment, store: Store, console: Console, *, until: str) -> dict[str, Artifact]:
-    """Run an experiment up to the stage `until` on a cluster that is there: a part of something larger."""
+def run_on(
+    cluster: Any, experiment: Experiment, store: Store, console: Console, *, until: str, folder: str | None = None
+) -> dict[str, Artifact]:
+    """Run an experiment up to the stage `until` on a cluster that is there: a part of something larger. folder: of its
+    record, where it is not the run's own."""
     steps = expand(experiment, store, until)
-    decisions = decide(steps, store, previous_steps(store, experiment.name))
-    write_record(store, experiment, steps, status="unfinished", until=until)
+    decisions = decide(steps, store, previous_steps(store, experiment.name, folder))
+    write_record(store, experiment, steps, status="unfinished", until=until, folder=folder)
     artifacts = execute_all(experiment, store, decisions, console, cluster)
-    write_record(store, experiment, steps, status="finished", until=until)
+    write_record(store, experiment, steps, status="finished", until=until, folder=folder)
     return artifacts
 
 
@@ -220,9 +223,9 @@ def _model_size(experiment: Experiment, decisions: list[Decision]) -> tuple[int,
     return size.width if size else 0, weights
 
 
-def previous_steps(store: Store, name: str) -> dict[str, Any]:
+def previous_steps(store: Store, name: str, folder: str | None = None) -> dict[str, Any]:
     """The steps of the last run of this name, as `Step.record` gave them, with their fingerprints."""
-    record = store.read_json(f"{run_folder(name)}/run.json")
+    record = store.read_json(f"{folder or run_folder(name)}/run.json")
     return dict(record["steps"]) if record else {}
 
 

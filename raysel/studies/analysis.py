@@ -18,21 +18,27 @@ class Line:
     """A condition, or a condition in a group of languages.
 
     label: what is varied, in words, with the group of languages; named: without it; across: its place on the horizontal
-    axis, where there is one; group: its value of the key that divides the conditions into lines, and the group of
-    languages. langs: of which it all is; mean: over languages and seeds; by_language: over seeds; against: less the
-    condition it is compared with, None for that one itself.
+    axis, where there is one; kind: its value of the key that divides the conditions into lines; panel: the group of
+    languages; "" where there is none. langs: of which it all is; mean: over languages and seeds; by_language: over
+    seeds; against: less the condition it is compared with, None for that one itself.
     """
 
     condition: Condition
     label: str
     named: str
     across: float | None
-    group: str
+    kind: str
+    panel: str
     langs: list[str]
     mean: Interval
     by_language: Mapping[str, Interval]
     against: Contrast | None
     is_reference: bool
+
+    @property
+    def group(self) -> str:
+        """What one curve is of."""
+        return ", ".join(filter(None, (self.kind, self.panel)))
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,8 @@ def _line(
         ", ".join(filter(None, (named, group_of_languages))),
         named,
         float(across) if isinstance(across, int | float) else None,
-        ", ".join(filter(None, (*divided, group_of_languages))),
+        ", ".join(divided),
+        group_of_languages,
         list(langs),
         over_seeds([sum(of[lang] for lang in langs) / len(langs) for of in condition.values.values()]),
         {lang: over_seeds([of[lang] for of in condition.values.values()]) for lang in langs},
@@ -214,12 +221,15 @@ def label(parameters: Mapping[str, Any], compared: Compared) -> str:
 
 
 def _worded(key: str, value: Any, compared: Compared) -> str:
-    name = compared.named.get(key, key.rpartition(".")[2])
-    return f"{name} {_word(value, compared)}".strip()
+    name, written = compared.named.get(key, key.rpartition(".")[2]), _word(value, compared)
+    if "{}" not in name:
+        return f"{name} {written}".strip()
+    return name.replace("{}", written).replace("(s)", "" if value == 1 else "s")
 
 
 def _word(value: Any, compared: Compared) -> str:
-    return compared.named.get(str(value), value_text(value))
+    written = value_text(value)
+    return compared.named.get(written, written)
 
 
 def _place(line: Line) -> tuple[str, float, int]:

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from rich.console import Console
 
 from raysel.errors import UserError
+from raysel.execution import run_folder
 from raysel.experiment import Experiment
 from raysel.interruption import raise_if_interrupted
 from raysel.runner import run_on
 from raysel.store import Artifact, Store
 from raysel.studies.results import Condition
-from raysel.sweep.trials import Search, shown
+from raysel.sweep.trials import Search, shown, trial_folder, trial_name
 
 
 def measured_choices(
@@ -21,18 +23,22 @@ def measured_choices(
     """The conditions with the coverage and the separability of what each chooses, one after another: without a training
     they take seconds, and share nearly everything."""
     found = []
+    numbers = count()
     for condition, point in zip(conditions, search.space.points, strict=True):
         values: dict[int, dict[str, float]] = {}
         separability: dict[int, float] = {}
         addresses: dict[int, str] = {}
         missing: dict[int, str] = {}
         for seed in search.seeds:
-            experiment = search.trial(point, seed, name=f"{search.name}-{condition.number:02d}-{seed}")
+            number = next(numbers)
+            experiment = search.trial(point, seed, name=trial_name(search.name, number))
+            folder = trial_folder(run_folder(search.name), number)
             try:
-                artifact = run_on(cluster, experiment, store, Console(quiet=True), until="diversity")["diversity"]
+                artifacts = run_on(cluster, experiment, store, Console(quiet=True), until="diversity", folder=folder)
             except UserError as error:
                 missing[seed] = str(error)
                 continue
+            artifact = artifacts["diversity"]
             rows = cluster.run_task(_of_choice, artifact, experiment)
             values[seed] = {row["lang"]: _of_left_out(row) for row in rows}
             separability[seed] = sum(row["separability"] for row in rows) / len(rows)

@@ -43,7 +43,7 @@ def run_study(name: str, overrides: Sequence[str] = (), file: Path | None = None
     store.refuse_unwritable()
     log = local_scratch(store, plan.run_name) / "log.txt"
     with quiet_process(log) as console:
-        _tell_question(plan, console)
+        tell_question(plan, console)
         console.print(f"output of Ray, DeepSpeed and their workers: {log}", style="dim", highlight=False)
         with remembered_interrupts():
             conditions = _run(plan, store, console)
@@ -154,7 +154,7 @@ def _by_language(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {lang: fmean(values) for lang, values in tasks.items()}
 
 
-def _tell_question(plan: Plan, console: Console) -> None:
+def tell_question(plan: Plan, console: Console) -> None:
     study = plan.study
     console.print(f"{study.title}: {study.question}", highlight=False, markup=False)
     console.print(
@@ -163,6 +163,8 @@ def _tell_question(plan: Plan, console: Console) -> None:
         highlight=False,
         markup=False,
     )
+    for warning in plan.search(plan.made.supposed()).warnings():
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 
 
 def _report(
@@ -178,15 +180,18 @@ def _report(
     page = study_page(plan, findings, conditions, overrides)
     store.write_bytes(f"{folder}/report.html", page.encode())
     console.print(conditions_table(findings))
-    for outcome in findings.outcomes:
-        console.print(f"control {outcome.name}: {control_words(outcome, findings.unit)}", highlight=False, markup=False)
     for of in findings.missing:
         why = "; ".join(dict.fromkeys(of.missing.values())) or "was not run"
         console.print(
             f"missing: {of.name or shown(of.parameters)}: {why}", style="yellow", markup=False, highlight=False
         )
     levelled = of_lines(findings.lines) if plan.compared.saturation else []
-    console.print(answer(findings, levelled), style="bold", highlight=False, markup=False)
+    found = answer(findings, levelled)
+    console.print(found.sentence, style="bold", highlight=False, markup=False)
+    for told in found.lines:
+        console.print(f"  {told.head}: {told.text}", highlight=False, markup=False)
+    for outcome in findings.outcomes:
+        console.print(f"  {control_words(outcome, findings.unit)}", highlight=False, markup=False)
     console.print(f"it cannot show {plan.form.cannot_show}", highlight=False, markup=False)
     console.print(f"report: {store.shown(f'{folder}/report.html')}", highlight=False, markup=False)
 

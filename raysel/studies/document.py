@@ -7,6 +7,7 @@ figure, and the figure's data.
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -32,7 +33,9 @@ def document(plan: Plan, findings: Findings) -> str:
     """The page as Markdown; its figure is `<name>.svg` beside it."""
     study, small, full = plan.study, plan.study.small, plan.study.full
     levelled = of_lines(findings.lines) if plan.compared.saturation else []
-    controls = [f"- {of.of.what}: {control_words(of, findings.unit)}" for of in findings.outcomes]
+    found = answer(findings, levelled)
+    beneath = [f"- {of.head}: {of.text}" for of in found.lines]
+    beneath += [f"- {control_words(of, findings.unit)}" for of in findings.outcomes]
     files = [Path("experiments") / file for file in full.experiments]
     given = [f"{key}={value}" for key, value in full.given.items()]
     asked = "".join(f" --set {one}" for one in given)
@@ -42,14 +45,14 @@ def document(plan: Plan, findings: Findings) -> str:
     parts = [
         f"# {study.title}",
         study.question,
-        f"{study.source}: {study.claim}",
-        f"## Small\n\n```bash\n{command_of(plan.name, None)}\n```",
-        f"**{answer(findings, levelled)}**",
+        f"**{found.sentence}**",
+        "\n".join(beneath),
         f"![{findings.axis} of every condition]({plan.name}.svg)",
-        f"Small points are seeds, bars 95% intervals over them; a hollow mark differs by no more than noise from what "
+        "Small points are seeds, bars 95% intervals over them; a hollow mark differs by no more than noise from what "
         f"it is compared with, or was not compared. [The figure's data]({plan.name}.csv).",
+        f"{study.source}: {study.claim}",
         "\n".join(_table(findings)),
-        "Controls:\n\n" + "\n".join(controls),
+        f"## Small\n\n```bash\n{command_of(plan.name, None)}\n```",
         f"It shows {small.shows} It cannot show {small.cannot_show}",
         f"## In full\n\n```bash\n{over}\n```",
         f"It shows {full.shows} It cannot show {full.cannot_show}",
@@ -61,7 +64,7 @@ def _table(findings: Findings) -> Iterator[str]:
     yield f"| condition | {findings.unit} | against {findings.reference or 'nothing'} | |"
     yield "| --- | ---: | ---: | --- |"
     for line in findings.lines:
-        against = difference_words(line.against, "").replace("  ", " ") if line.against is not None else ""
+        against = difference_words(line.against, "") if line.against is not None else ""
         mean = f"{decimal(line.mean.value, 3)} [{decimal(line.mean.low, 3)}, {decimal(line.mean.high, 3)}]"
         yield f"| {line.label} | {mean} | {against} | {verdict_word(line, findings)} |"
 
@@ -79,6 +82,8 @@ def write(plan: Plan, store: Store, folder: Path) -> bool:
     ran = from_data(data) if data is not None else []
     if [of.parameters for of in ran] != [of.parameters for of in plan.conditions] or not all(of.is_whole for of in ran):
         return False
+    # Conditions are called what they are called now.
+    ran = [replace(of, name=asked.name) for of, asked in zip(ran, plan.conditions, strict=True)]
     findings = analyse(ran, plan.compared, plan.controls, plan.form.measure)
     figure = conditions_figure(plan.name, findings, plan.compared.axis)
     (folder / f"{plan.name}.md").write_text(document(plan, findings), encoding="utf-8")

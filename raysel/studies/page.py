@@ -95,10 +95,11 @@ def by_condition(lines: Sequence[Line]) -> list[tuple[str, dict[str, Line]]]:
 
 def _sections(findings: Findings, plan: Plan) -> list[tuple[str, str]]:
     shown = {
+        "published": ("In the paper", True),
         "conditions": ("Conditions", True),
+        "shows": ("What it can show", True),
         "front": ("Two aims", plan.form.measure == COVERAGE),
         "levels": ("Where it levels off", plan.compared.saturation),
-        "published": ("In the paper", plan.study.published),
         "controls": ("Controls", findings.outcomes),
         "languages": ("By language", True),
         "missing": ("Missing", findings.missing),

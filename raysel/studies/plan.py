@@ -50,8 +50,7 @@ class Plan:
 
     @property
     def compared(self) -> Compared:
-        own = self.study.full.compared if self.file is not None else None
-        return own or self.study.compared
+        return self.study.compared_over(self.file is not None)
 
     @property
     def seeds(self) -> list[int]:
@@ -84,6 +83,7 @@ def read_plan(name: str, overrides: Sequence[str] = (), file: Path | None = None
     study, shared = load_study(name), load_shared()
     form = study.small if file is None else study.full
     models = form.models if file is not None else shared.models | form.models
+    _refuse_other_groups(name, study.compared_over(file is not None), overrides)
     data = _data(shared, form, file, overrides)
     if "://" in data["storage"]:
         raise StudyError(
@@ -128,6 +128,16 @@ def _refuse_what_the_study_decides(name: str, points: Sequence[Point], overrides
         if varied or key in ("name", "seed"):
             why = "its conditions are made of it" if varied else "it has a name and seeds of its own"
             raise StudyError(f"--set {override!r}: study {name} decides {key} itself, {why}; a sweep can vary anything")
+
+
+def _refuse_other_groups(name: str, compared: Compared, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if any(_overlap(key, other) for other in compared.groups_follow):
+            raise StudyError(
+                f"--set {override!r}: study {name} compares {' and '.join(compared.groups)}, which {key} decides: with "
+                "another one these names would be wrong; a sweep can vary anything"
+            )
 
 
 def _overlap(key: str, other: str) -> bool:

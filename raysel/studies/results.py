@@ -4,15 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysel.report.formats import metric_name
 from raysel.report.result_lines import lower_is_better
 
 COVERAGE = "coverage"
-UNITS = {"bits_per_byte": "bits per byte", COVERAGE: "distance to the nearest chosen sample"}
+UNITS = {
+    "bits_per_byte": "bits per byte",
+    COVERAGE: "distance to the nearest chosen sample",
+    "rouge_l": "ROUGE-L",
+    "chrf_pp": "chrF++",
+}
 
 
 def unit(measure: str) -> str:
     """In words; of a metric of the results its name."""
-    return UNITS.get(measure, measure)
+    return UNITS.get(measure) or metric_name(measure)
+
+
+def amount(number: str, unit: str) -> str:
+    """`0.031 bits per byte`, `0.031 in accuracy`."""
+    return f"{number} {unit if unit == UNITS['bits_per_byte'] else f'in {unit}'}" if unit else number
 
 
 def less_is_better(measure: str) -> bool:

@@ -46,7 +46,7 @@ class StudyModel(Section):
 
 class Control(Section):
     """Two conditions of which the answer is known beforehand: the first is better (detected), or they differ by chance
-    alone (not detected). what: in one sentence, which conditions."""
+    alone (not detected). what: in a few words, the first condition against the second."""
 
     what: str
     expected: Literal["detected", "not detected"]
@@ -60,8 +60,10 @@ class Compared(Section):
     across: the key on the horizontal axis (left open: the conditions one below the other); lines: the keys that divide
     them into lines; reference: the keys and values of the condition that every other is compared with, of several the
     one that is equal in all other keys. languages: those whose mean counts (left open: all); groups: name -> languages,
-    in place of one mean one for each group. named: how keys and values are called in figures and tables; unnamed: keys
-    that are not shown. saturation: where the curve over `across` levels off.
+    in place of one mean one for each group; groups_follow: the keys of the experiment that the groups' names speak of.
+    named: how keys and values are called in figures and tables: a key's value stands at `{}` (`{} sample(s)`, whose
+    `(s)` falls away after 1), or behind the key's name; unnamed: keys that are not shown. saturation: where the curve
+    over `across` levels off.
     """
 
     across: str | None = None
@@ -69,6 +71,7 @@ class Compared(Section):
     reference: dict[str, JsonValue] = {}
     languages: list[str] = []
     groups: dict[str, list[str]] = {}
+    groups_follow: list[str] = []
     saturation: bool = False
     named: dict[str, str] = {}
     unnamed: list[str] = []
@@ -76,7 +79,9 @@ class Compared(Section):
     @property
     def axis(self) -> str:
         """What the horizontal axis is called; "" where there is none."""
-        return self.named.get(self.across, self.across) if self.across is not None else ""
+        if self.across is None:
+            return ""
+        return self.named.get(self.across, self.across).replace("{}", "").replace("(s)", "s").strip(" =")
 
 
 class Form(Section):
@@ -133,6 +138,10 @@ class Study(Section):
     compared: Compared = Compared()
     small: Form
     full: FullForm
+
+    def compared_over(self, experiment: bool) -> Compared:
+        """What is compared, in the small form or over an experiment of the user's."""
+        return (self.full.compared if experiment else None) or self.compared
 
 
 class SharedSettings(Section):

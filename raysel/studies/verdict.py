@@ -1,89 +1,238 @@
-"""A study's answer in plain sentences. Pure."""
+"""A study's answer in plain sentences: one, and a few short lines beneath it. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from raysel.report.formats import decimal
+from raysel.report.formats import decimal, integer
 from raysel.studies.analysis import Findings, Line, Outcome
 from raysel.studies.contrasts import Contrast
 from raysel.studies.levelling import Levelled, plateau_words
+from raysel.studies.results import amount
 
 DIGITS = 3
-# Of many conditions so many are named; all are in the table.
+# Of many conditions so many are named, and of many groups of them so many have a line; all are in the table.
 MOST_NAMED = 3
+MOST_LINES = 4
+Tone = Literal["better", "worse", ""]
 
 
-def answer(findings: Findings, levelled: Sequence[Levelled] = ()) -> str:
-    """What came out, in a few sentences. levelled: where its curves level off, where that was asked."""
+@dataclass(frozen=True)
+class Told:
+    """A line: of what it is, and what it says. tone: whether that is for the better or the worse; "" of neither."""
+
+    head: str
+    text: str
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The sentence that answers the question, and what stands beneath it."""
+
+    sentence: str
+    lines: list[Told] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join([self.sentence, *(f"{of.head}: {of.text}" for of in self.lines)])
+
+
+def answer(findings: Findings, levelled: Sequence[Levelled] = ()) -> Answer:
+    """What came out. levelled: where its curves level off, where that was asked."""
     unseen = [of.of.what for of in findings.outcomes if of.of.expected == "detected" and not of.holds]
     if unseen:
-        return (
+        return Answer(
             "This run cannot tell: an effect that is known to be there was not seen, or its control is missing "
             f"({'; '.join(unseen)}). What the conditions differ by, or not, says nothing."
         )
-    found = [_compared(findings)]
-    found += [f"{_head(of.name)}{plateau_words(of)} samples per language." for of in levelled]
-    if findings.missing:
-        lost = len(findings.missing)
-        found.append(f"{lost} condition{'s are' if lost > 1 else ' is'} missing.")
-    seen = [of for of in findings.outcomes if of.of.expected == "not detected"]
-    if any(of.holds is False for of in seen):
-        found.append(
-            "But a difference was seen where there can be none, as happens by chance in one of twenty such runs: "
-            "differences of its size say nothing."
-        )
-    if any(of.holds is None for of in seen):
-        found.append("Whether differences are seen where there can be none is not known: that control is missing.")
-    return " ".join(found)
-
-
-def _compared(findings: Findings) -> str:
     compared = [line for line in findings.lines if line.against is not None]
+    cautions = [*_missing(findings), *_cautions(findings)]
     if not compared:
         lost = f"{findings.reference} is missing, and there" if findings.reference else "There"
-        return f"{lost} is nothing to compare the conditions with."
-    groups = list(dict.fromkeys(line.group for line in compared))
-    if len(groups) > 1 or any(line.across is not None for line in compared):
-        return " ".join(
-            _of_group(group, [line for line in compared if line.group == group], findings) for group in groups
-        )
-    return _sorted_out(compared, findings)
+        return Answer(f"{lost} is nothing to compare the conditions with.", cautions)
+    groups = _grouped(compared)
+    if len(groups) == 1:
+        [group] = groups
+        told = _of_all(group, compared, findings)
+        found = [*_noise(compared, findings), *_trend(group, findings)]
+    else:
+        told = _of_groups(groups, findings)
+        found = _group_lines(groups, findings, {of.name: of for of in levelled})
+        if told == [_nothing(findings)] and not levelled and not any(_trend(group, findings) for group in groups):
+            found = _noise(compared, findings)
+    return Answer(" ".join([*_levels(levelled), *told]), [*found, *cautions])
 
 
-def _of_group(group: str, lines: Sequence[Line], findings: Findings) -> str:
-    """Of one line of a figure: what differs from what it is compared with, and the trend."""
-    told = _sorted_out(lines, findings)
-    over = findings.trends.get(group)
-    trend = {"rises": " The values rise from left to right.", "falls": " The values fall from left to right."}
-    return f"{_head(group)}{told}{trend.get(over.verdict, '') if over is not None else ''}"
+def _grouped(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    return {group: [line for line in lines if line.group == group] for group in dict.fromkeys(of.group for of in lines)}
 
 
-def _head(group: str) -> str:
-    return f"{group}: " if group else ""
+def _levels(levelled: Sequence[Levelled]) -> list[str]:
+    """Where the curves level off, in a sentence."""
+    if not levelled:
+        return []
+    reached = [of for of in levelled if of.of.verdict == "reached"]
+    told = [f"{of.name} {plateau_words(of)}" for of in reached]
+    if told:
+        return [f"{_capital(_some(told, '; '))} samples per language."]
+    if all(of.of.verdict == "flat" for of in levelled):
+        return ["No curve is clearer than noise."]
+    return [f"No curve levels off up to {integer(max(of.last for of in levelled))} samples per language."]
 
 
-def _sorted_out(lines: Sequence[Line], findings: Findings) -> str:
-    """What is better, worse and neither."""
+def _of_all(group: str, lines: Sequence[Line], findings: Findings) -> list[str]:
+    """Where all conditions are of one kind: each by its name."""
     better, worse = (_clear(lines, verdict) for verdict in (findings.better, findings.worse))
-    found = [f"better than {findings.reference}: {_listed(better, findings.unit)}"] if better else []
-    found += [f"worse than {findings.reference}: {_listed(worse, findings.unit)}"] if worse else []
+    if not better and not worse:
+        return [_nothing(findings)]
+    of = f"{_capital(group)} is " if group else ""
+    if len(worse) == len(lines) and not group:
+        return [f"Best: {findings.reference}.", f"Worse: {_listed(worse, findings.unit)}."]
+    told = [
+        _capital(f"{of}{word} than {findings.reference}: {_listed(clear, findings.unit)}.")
+        for word, clear in (("better", better), ("worse", worse))
+        if clear
+    ]
     if unclear := [line for line in lines if line not in better and line not in worse]:
-        if found:
-            found.append(f"no clear difference: {_some([_within(line) for line in unclear])}")
-        else:
-            found.append(f"no difference from {findings.reference} beyond the noise{_reach(unclear, findings.unit)}")
-    told = "; ".join(found)
-    return f"{told[:1].upper()}{told[1:]}."
+        told.append(f"No clear difference: {_some([_within(line) for line in unclear])}.")
+    return told
+
+
+def _nothing(findings: Findings) -> str:
+    return f"No clear difference from {findings.reference}: nothing beyond the noise of the seeds."
+
+
+def _of_groups(groups: dict[str, list[Line]], findings: Findings) -> list[str]:
+    """Where conditions are of several kinds, or measured in several groups of languages: each group by its largest."""
+    told, seen = [], set()
+    between = "; " if any(", " in group for group in groups) else ", "
+    for word, verdict in (("Better", findings.better), ("Worse", findings.worse)):
+        clear = {group: found for group, lines in groups.items() if (found := _clear(lines, verdict))}
+        if not clear:
+            continue
+        seen |= set(clear)
+        largest = sorted(clear, key=lambda group: -abs(_gain(clear[group][0])))
+        units = [findings.unit, *[""] * (len(largest) - 1)]
+        named = [
+            f"{group} ({_by_up_to(clear[group], groups[group], unit)})"
+            for group, unit in zip(largest, units, strict=True)
+        ]
+        everywhere = len(clear) == len(groups)
+        told.append(
+            f"{word} than {findings.reference} in each case, most: {named[0]}."
+            if everywhere
+            else f"{word} than {findings.reference}: {_some(named, between)}."
+        )
+    if not told:
+        return [_nothing(findings)]
+    if rest := [group for group in groups if group not in seen]:
+        told.append(f"No clear difference: {_some(rest, between)}.")
+    return told
+
+
+def _by_up_to(clear: Sequence[Line], lines: Sequence[Line], unit: str) -> str:
+    """By how much, and which of the group's conditions, where it has several."""
+    said = f"by {'up to ' if len(clear) > 1 else ''}{amount(decimal(abs(_gain(clear[0])), DIGITS), unit)}"
+    return f"{said}, {_within(clear[0])}" if len(lines) > 1 else said
+
+
+def _group_lines(groups: dict[str, list[Line]], findings: Findings, levelled: dict[str, Levelled]) -> list[Told]:
+    """One for each group; of many, those with the largest clear differences."""
+    found = []
+    some_level = any(of.of.verdict == "reached" for of in levelled.values())
+    for group, lines in groups.items():
+        better, worse = (_clear(lines, verdict) for verdict in (findings.better, findings.worse))
+        told = [f"better{_where(better, lines)}"] if better else []
+        told += [f"worse{_where(worse, lines)}"] if worse else []
+        if not told:
+            told = [f"no clear difference{_reach(lines)}"]
+            told += [f"but a trend: {of.text}" for of in _trend(group, findings)]
+        told += [plateau_words(levelled[group])] if group in levelled and some_level else []
+        tone: Tone = "better" if better else "worse" if worse else ""
+        most = max((abs(_gain(line)) for line in (*better, *worse)), default=0.0)
+        found.append((most, Told(group, "; ".join(told), tone)))
+    if len(found) <= MOST_LINES:
+        return [told for _, told in found]
+    first = sorted(found, key=lambda of: -of[0])[: MOST_LINES - 1]
+    rest = len(found) - len(first)
+    return [*(told for _, told in first), Told("Others", f"{rest} more are in the table below")]
+
+
+def _where(clear: Sequence[Line], lines: Sequence[Line]) -> str:
+    """Which of a group's conditions: `from 6 samples on`, where there is such a place."""
+    placed = sorted(lines, key=lambda line: line.across or 0.0)
+    first = placed.index(min(clear, key=lambda line: line.across or 0.0))
+    if len(clear) > 1 and clear[0].across is not None and len(placed) - first == len(clear):
+        start, largest = _within(placed[first]), _within(clear[0])
+        return f" from {start} on: by {_size(clear[0], '')} at {_shortened(largest, start)}"
+    return f": {_listed(clear, '')}"
+
+
+def _shortened(name: str, beside: str) -> str:
+    """`24` of `24 samples`, where samples are spoken of."""
+    head, _, tail = name.partition(" ")
+    return head if tail == beside.partition(" ")[2] else name
+
+
+def _trend(group: str, findings: Findings) -> list[Told]:
+    """Whether the values of a group rise or fall over their places, in its words."""
+    over = findings.trends.get(group)
+    if over is None or over.verdict == "no clear trend":
+        return []
+    better = (over.verdict == "falls") == (findings.better == "lower")
+    own = [line for line in findings.lines if line.group == group]
+    first, last = (_within(line) for line in (own[0], own[-1]))
+    ends = f"from {_shortened(first, last)} to {last}"
+    return [Told("Trend", f"{'better' if better else 'worse'} {ends}", "better" if better else "worse")]
+
+
+def _noise(lines: Sequence[Line], findings: Findings) -> list[Told]:
+    """What would have been seen of what was not clear."""
+    reach = _detectable([line for line in lines if _against(line).overall.verdict == "no clear difference"])
+    said = f"a difference of {amount(decimal(reach, DIGITS), findings.unit)} would be seen in four of five such runs"
+    return [Told("Noise", said)] if reach else []
+
+
+def _reach(lines: Sequence[Line]) -> str:
+    reach = _detectable(lines)
+    return f" (one of {decimal(reach, DIGITS)} would mostly be seen)" if reach else ""
+
+
+def _detectable(lines: Sequence[Line]) -> float:
+    return max((_against(line).overall.detectable or 0.0 for line in lines), default=0.0)
+
+
+def _missing(findings: Findings) -> list[Told]:
+    lost = len(findings.missing)
+    return [Told("Missing", f"{lost} condition{'s did' if lost > 1 else ' did'} not finish")] if lost else []
+
+
+def _cautions(findings: Findings) -> list[Told]:
+    held = [of.holds for of in findings.outcomes if of.of.expected == "not detected"]
+    told = []
+    if any(holds is False for holds in held):
+        told.append(
+            "a difference was seen where there can be none, as happens by chance in one of twenty such runs: "
+            "differences of its size say nothing"
+        )
+    if any(holds is None for holds in held):
+        told.append("whether differences are seen where there can be none is not known: that control is missing")
+    return [Told("Caution", text, "worse") for text in told]
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _within(line: Line) -> str:
     """Its name without what the name of its group says already."""
     said = line.group.split(", ")
-    return ", ".join(part for part in line.named.split(", ") if part not in said)
+    return ", ".join(part for part in line.named.split(", ") if part not in said) or line.named
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str], between: str = ", ") -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    return between.join(names[:MOST_NAMED]) + more
 
 
 def _against(line: Line) -> Contrast:
@@ -95,36 +244,49 @@ def _gain(line: Line) -> float:
     return _against(line).overall.interval.value
 
 
-def _reach(lines: Sequence[Line], unit: str) -> str:
-    """What would have been seen."""
-    reach = max((_against(line).overall.detectable or 0.0 for line in lines), default=0.0)
-    said = f" of the seeds (a difference of {decimal(reach, DIGITS)} {unit} would have been seen in most such runs)"
-    return said if reach else " of the seeds"
+def _size(line: Line, unit: str) -> str:
+    """`0.031 bits per byte [0.012, 0.050]`: how far it is from what it is compared with; better or worse is said."""
+    shown = _against(line).overall.interval
+    written = amount(decimal(abs(shown.value), DIGITS), unit)
+    if shown.low is None or shown.high is None:
+        return written
+    ends = (shown.low, shown.high) if shown.value > 0 else (-shown.high, -shown.low)
+    return f"{written} [{', '.join(decimal(end, DIGITS) for end in ends)}]"
+
+
+def _clear(lines: Sequence[Line], verdict: str) -> list[Line]:
+    """Those with this verdict, the largest difference first."""
+    found = [line for line in lines if line.against is not None and line.against.overall.verdict == verdict]
+    return sorted(found, key=lambda line: -abs(_gain(line)))
+
+
+def _listed(lines: Sequence[Line], unit: str) -> str:
+    first, *others = lines
+    told = [f"{_within(line)} by {decimal(abs(_gain(line)), DIGITS)}" for line in others]
+    return _some([f"{_within(first)} by {_size(first, unit)}", *told])
 
 
 def control_words(outcome: Outcome, unit: str) -> str:
-    """What a control was, and whether it came out as it must."""
+    """Whether a control came out as it must, and what it was."""
     if outcome.contrast is None:
-        return "missing: a trial of it did not finish"
+        return f"✗ A control is missing, as a trial of it did not finish: {outcome.of.what}"
     seen = difference_words(outcome.contrast, unit)
-    if outcome.holds:
-        return f"{outcome.of.expected}, as it must be ({seen})"
-    opposite = "not detected" if outcome.of.expected == "detected" else "detected"
-    return f"{opposite}, though it should be {outcome.of.expected} ({seen})"
+    if outcome.of.expected == "detected":
+        said = "✓ A known effect is seen" if outcome.holds else "✗ A known effect is not seen"
+    else:
+        said = "✓ No effect is seen where there is none" if outcome.holds else "✗ An effect is seen where there is none"
+    return f"{said}: {outcome.of.what} ({seen})"
 
 
 def difference_words(contrast: Contrast, unit: str) -> str:
     """`−0.031 bits per byte [−0.050, −0.012]`."""
-    return f"{_signed(contrast.overall.interval.value)} {unit}{_ends(contrast)}"
+    shown = contrast.overall.interval
+    ends = f" [{_signed(shown.low)}, {_signed(shown.high)}]" if shown.low is not None else ""
+    return f"{amount(_signed(shown.value), unit)}{ends}"
 
 
 def _signed(value: float | None) -> str:
     return decimal(value, DIGITS, sign=True)
-
-
-def _ends(contrast: Contrast) -> str:
-    shown = contrast.overall.interval
-    return f" [{_signed(shown.low)}, {_signed(shown.high)}]" if shown.low is not None else ""
 
 
 def verdict_word(line: Line, findings: Findings) -> str:
@@ -135,16 +297,3 @@ def verdict_word(line: Line, findings: Findings) -> str:
     if overall.verdict is None:
         return "the same" if not overall.interval.value else "cannot be told"
     return {findings.better: "better", findings.worse: "worse"}.get(overall.verdict, overall.verdict)
-
-
-def _clear(lines: Sequence[Line], verdict: str) -> list[Line]:
-    """Those with this verdict, the largest difference first."""
-    found = [line for line in lines if line.against is not None and line.against.overall.verdict == verdict]
-    return sorted(found, key=lambda line: -abs(_gain(line)))
-
-
-def _listed(lines: Sequence[Line], unit: str) -> str:
-    said = [f"{_within(line)} by {_signed(_gain(line))}{_ends(_against(line))}" for line in lines[:MOST_NAMED]]
-    said[0] = said[0].replace(_signed(_gain(lines[0])), f"{_signed(_gain(lines[0]))} {unit}", 1)
-    more = [f"and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
-    return ", ".join(said + more)

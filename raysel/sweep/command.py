@@ -254,10 +254,7 @@ def _tell_what_is_searched(search: Search, store: Store, console: Console) -> No
         highlight=False,
     )
     idle = [f"setting without effect: {reason}" for reason in space.without_effect()]
-    experiments = [search.trial(point, search.seeds[0], name="trial") for point in points or []]
-    # What is idle in some points alone is what conditions are for.
-    in_all = set.intersection(*(set(one.warnings()) for one in experiments)) if experiments else set()
-    for warning in [*idle, *sorted(in_all)]:
+    for warning in [*idle, *search.warnings()]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 
 

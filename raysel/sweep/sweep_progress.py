@@ -22,7 +22,7 @@ from raysel.sweep.ranking import rank
 from raysel.sweep.records import Ranked, TrialRecord, trial_from_json
 from raysel.sweep.search import Searcher, searcher_of
 from raysel.sweep.space import Point
-from raysel.sweep.trials import Search, sampled_settings
+from raysel.sweep.trials import Search, sampled_settings, trial_folder, trial_name
 
 
 @dataclass
@@ -117,7 +117,7 @@ class SweepProgress:
         return TrialRecord(number, of.point, of.seed, dict(of.parameters), status, **given)
 
     def trial_folder(self, number: int) -> str:
-        return f"{self.folder}/trials/{number:04d}"
+        return trial_folder(self.folder, number)
 
     @property
     def maximized(self) -> list[bool]:
@@ -149,7 +149,7 @@ class SweepProgress:
     def _prepare(self, number: int, point: int, parameters: Point, seed: int) -> TrialRecord | None:
         """Write the trial's experiment file and what it is made of; its record, where it ended before and would be the
         same again. One that failed is tried again."""
-        folder, name = self.trial_folder(number), f"{self.search.name}-{number:04d}"
+        folder, name = self.trial_folder(number), trial_name(self.search.name, number)
         steps = self.steps_of(parameters, seed, name)
         by_name = {step.name: step for step in steps}
         goals = [by_name[objective.step].address for objective in self.search.space.objective]

@@ -106,6 +106,11 @@ class Search:
         except ExperimentError as error:
             raise SpaceError(f"{self.space_file}: {shown(point)} cannot be tried: {error}") from None
 
+    def warnings(self) -> list[str]:
+        """What is set and changes nothing at any point; what is idle at some alone is what conditions are for."""
+        experiments = [self.trial(point, self.seeds[0], name="trial") for point in self.points() or []]
+        return sorted(set.intersection(*(set(one.warnings()) for one in experiments))) if experiments else []
+
     def check(self) -> None:
         """Every point that is known, or random ones of those that are not, makes an experiment that can be read."""
         for key in self.space.parameters:
@@ -154,6 +159,16 @@ def read_search(experiment_file: Path, space_file: Path, overrides: Sequence[str
 
 def shown(point: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in point.items()) or "the experiment as it is"
+
+
+def trial_name(of: str, number: int) -> str:
+    """What a trial is called as a run."""
+    return f"{of}-{number:04d}"
+
+
+def trial_folder(of: str, number: int) -> str:
+    """Where a trial's record is, below the folder of what it belongs to."""
+    return f"{of}/trials/{number:04d}"
 
 
 def value_at(data: Any, key: str) -> Any:

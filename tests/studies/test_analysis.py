@@ -7,7 +7,7 @@ import pytest
 
 from raysel.evaluation.intervals import t_interval
 from raysel.report.figure_data import read_csv
-from raysel.studies.analysis import Findings, analyse
+from raysel.studies.analysis import Findings, analyse, label
 from raysel.studies.contrasts import contrast
 from raysel.studies.figures import conditions_figure, front_figure
 from raysel.studies.levelling import of_lines, of_published, plateau_words
@@ -79,27 +79,59 @@ def test_controls_hold_or_do_not() -> None:
     assert [outcome.holds for outcome in found(planted=0.0).outcomes] == [False, True]
     # The planted effect must be for the better: one for the worse is not it.
     assert [outcome.holds for outcome in found(planted=1.0, permuted=-1.0).outcomes] == [False, False]
-    assert "though it should be not detected" in control_words(found(permuted=-1.0).outcomes[1], "bits per byte")
+
+
+@pytest.mark.parametrize(
+    ("effects", "words"),
+    [
+        (
+            {},
+            [
+                "✓ A known effect is seen: a planted fault (−1.000 bits per byte [",
+                "✓ No effect is seen where there is none",
+            ],
+        ),
+        (
+            {"planted": 0.0},
+            ["✗ A known effect is not seen: a planted fault", "✓ No effect is seen where there is none"],
+        ),
+        ({"permuted": -1.0}, ["✓ A known effect is seen", "✗ An effect is seen where there is none: shuffled scores"]),
+    ],
+)
+def test_a_control_is_told_in_a_line(effects: dict, words: list[str]) -> None:
+    told = [control_words(outcome, "bits per byte") for outcome in found(**effects).outcomes]
+    assert all(line.startswith(start) for line, start in zip(told, words, strict=True)), told
 
 
 def test_the_verdict_says_what_is_clear_and_nothing_else() -> None:
     said = answer(found())
-    assert said.startswith("Better than random: high by −0.500 bits per byte")
-    assert said.endswith("no clear difference: low.")
-    assert answer(found(effect=0.0)).startswith("No difference from random beyond the noise of the seeds (a difference")
-    assert "Worse than random: high" in answer(found(effect=0.5))
+    assert said.sentence.startswith("Better than random: high by 0.500 bits per byte [0.4")
+    assert said.sentence.endswith("No clear difference: low.")
+    nothing = answer(found(effect=0.0))
+    assert nothing.sentence == "No clear difference from random: nothing beyond the noise of the seeds."
+    [noise] = nothing.lines
+    reach = max(line.against.overall.detectable or 0 for line in found(effect=0.0).lines if line.against is not None)
+    assert noise.text == f"a difference of {reach:.3f} bits per byte would be seen in four of five such runs"
+    assert "Worse than random: high" in answer(found(effect=0.5)).sentence
+
+
+def test_what_all_others_are_worse_than_is_the_best() -> None:
+    some = [condition(k, {"band": band}, 3 + k / 10) for k, band in enumerate(["random", "high", "low"])]
+    said = answer(analyse(some, COMPARED, {})).sentence
+    assert said.startswith("Best: random. Worse: low by 0.200 bits per byte [")
+    assert said.endswith(", high by 0.100.")
 
 
 def test_where_a_known_effect_is_not_seen_nothing_is_concluded() -> None:
     said = answer(found(planted=0.0))
-    assert said.startswith("This run cannot tell")
-    assert "a planted fault" in said
-    assert "Better" not in said
+    assert said.sentence.startswith("This run cannot tell")
+    assert "a planted fault" in said.sentence
+    assert "Better" not in str(said)
 
 
 def test_where_an_effect_is_seen_that_cannot_be_the_answer_says_so() -> None:
-    assert "where there can be none" in answer(found(permuted=-1.0))
-    assert "where there can be none" not in answer(found())
+    assert "where there can be none" in str(answer(found(permuted=-1.0)))
+    assert "where there can be none" not in str(answer(found()))
 
 
 def test_a_condition_without_a_seed_is_missing_and_said_to_be() -> None:
@@ -113,7 +145,7 @@ def test_a_condition_without_a_seed_is_missing_and_said_to_be() -> None:
     assert [line.label for line in findings.lines] == ["high", "random"]
     assert [of.number for of in findings.missing] == [1, 3]
     assert findings.outcomes[0].holds is None
-    assert answer(findings).startswith("This run cannot tell")  # the control that would show it is missing
+    assert answer(findings).sentence.startswith("This run cannot tell")  # the control that would show it is missing
     assert "missing" in control_words(findings.outcomes[0], "bits per byte")
     with pytest.raises(ValueError, match="no condition"):
         analyse([some[3]], COMPARED, CONTROLS)
@@ -123,8 +155,8 @@ def test_a_reference_that_is_missing_is_said_to_be() -> None:
     some = conditions()
     some[2] = Condition(2, "", some[2].parameters, None, {}, {}, dict.fromkeys(range(3), "no room"))
     findings = analyse(some, COMPARED, CONTROLS)
-    assert answer(findings).startswith("random is missing, and there is nothing to compare the conditions with.")
-    assert answer(findings).endswith("1 condition is missing.")
+    assert answer(findings).sentence == "random is missing, and there is nothing to compare the conditions with."
+    assert str(answer(findings)).endswith("Missing: 1 condition did not finish")
 
 
 def test_several_comparisons_are_corrected_together() -> None:
@@ -147,13 +179,13 @@ def test_a_run_that_two_conditions_share_counts_once() -> None:
 
 def test_of_an_accuracy_more_is_better() -> None:
     findings = analyse(conditions(0.5, planted=1.0), COMPARED, CONTROLS, "acc")
-    assert answer(findings).startswith("Better than random: high by +0.500 acc")
+    assert answer(findings).sentence.startswith("Better than random: high by 0.500 in accuracy")
     assert verdict_word(findings.lines[0], findings) == "better"
     assert {outcome.name: outcome.holds for outcome in findings.outcomes} == {"planted": True, "permuted": True}
-    assert findings.axis == "acc (more is better)"
+    assert findings.axis == "accuracy (more is better)"
     wrong = analyse(conditions(0.5, planted=-1.0), COMPARED, CONTROLS, "acc")
     assert {outcome.name: outcome.holds for outcome in wrong.outcomes} == {"planted": False, "permuted": True}
-    assert answer(wrong).startswith("This run cannot tell")
+    assert answer(wrong).sentence.startswith("This run cannot tell")
 
 
 def test_the_same_choice_is_the_same_and_not_unknown() -> None:
@@ -172,9 +204,81 @@ def test_better_here_and_worse_there_are_both_said_with_the_trend() -> None:
         )
         for k, (band, size) in enumerate([(b, n) for b in ("high", "random") for n in (10, 20, 30)])
     ]
+    said = answer(analyse(some, compared, {})).sentence
+    assert said.startswith("High is better than random: size 10 by 0.500 bits per byte")
+    assert (
+        "High is worse than random: size 20 by 0.500" in said or "High is worse than random: size 30 by 0.500" in said
+    )
+
+
+GROUPS = Compared(
+    across="size",
+    reference={"size": 0},
+    groups={"English": ["en"], "others": ["de", "sw"]},
+    named={"size": "{} sample(s)"},
+    saturation=True,
+)
+
+
+def sizes(*gains: float) -> list[Condition]:
+    """Conditions with 0, 1, 2, ... samples; what they gain is gained in all languages but English."""
+    found = []
+    for k, gain in enumerate(gains):
+        of = condition(k, {"size": k}, 3.0)
+        values = {seed: {lang: x - gain * (lang != "en") for lang, x in by.items()} for seed, by in of.values.items()}
+        found.append(replace(of, values=values))
+    return found
+
+
+def test_each_group_of_languages_has_a_line_beneath_one_sentence() -> None:
+    findings = analyse(sizes(0, 0.0, 0.5, 0.7), GROUPS, {})
+    said = answer(findings)
+    assert said.sentence == (
+        "Better than 0 samples: others (by up to 0.700 bits per byte, 3 samples). No clear difference: English."
+    )
+    english, others = said.lines
+    assert (english.head, english.tone, others.head, others.tone) == ("English", "", "others", "better")
+    assert english.text.startswith("no clear difference (one of 0.")
+    assert re.fullmatch(r"better from 2 samples on: by 0\.700 \[0\.\d+, 0\.\d+\] at 3", others.text)
+
+
+def test_a_trend_is_told_where_no_difference_is_clear() -> None:
+    findings = analyse(sizes(0, 0.1, 0.2, 0.3), GROUPS, {})
+    assert findings.trends["others"].verdict == "falls"
+    unclear = []
+    for line in findings.lines:
+        if line.against is not None:
+            overall = replace(line.against.overall, verdict="no clear difference")
+            line = replace(line, against=replace(line.against, overall=overall))
+        unclear.append(line)
+    english, others = answer(replace(findings, lines=unclear)).lines
+    assert others.text.endswith("would mostly be seen); but a trend: better from 0 to 3 samples")
+    assert "trend" not in english.text
+    assert "better" not in "".join(line.text for line in answer(replace(findings, lines=unclear, trends={})).lines)
+
+
+def test_of_many_groups_few_have_lines() -> None:
+    compared = Compared(lines=["kind"], reference={"band": "random"}, named={"kind": "", "band": ""})
+    some = [
+        condition(2 * k + (band == "random"), {"kind": f"kind {k}", "band": band}, 3 - (band == "high") * k / 10)
+        for k in range(6)
+        for band in ("high", "random")
+    ]
     said = answer(analyse(some, compared, {}))
-    assert said.startswith("high: Better than random: size 10 by −0.500 bits per byte")
-    assert "worse than random: size 20 by +0.500" in said or "worse than random: size 30 by +0.500" in said
+    assert [line.head for line in said.lines] == ["kind 5", "kind 4", "kind 3", "Others"]
+    assert said.lines[-1].text == "3 more are in the table below"
+    assert said.sentence.startswith("Better than random: kind 5 (by 0.500 bits per byte), kind 4 (by 0.400), kind 3")
+    assert said.sentence.endswith("No clear difference: kind 0.")
+
+
+def test_labels_are_read_as_they_are_written() -> None:
+    compared = Compared(
+        across="k", named={"k": "{} language(s)", "rho": "ρ = {}", "of": "", "a, b": "two", "x": "each"}
+    )
+    some = {"k": 1, "rho": 0.5, "of": ["a", "b"], "section.x": 3}
+    assert label(some, compared) == "1 language, ρ = 0.5, two, x 3"
+    assert label({"k": 0}, compared) == "0 languages"
+    assert (compared.axis, Compared(across="rho", named=compared.named).axis) == ("languages", "ρ")
 
 
 def test_languages_that_have_no_place_are_named() -> None:
@@ -219,8 +323,11 @@ def test_the_page_answers_on_top_and_traces_every_value(plan: Plan) -> None:
     findings = analyse(values, plan.compared, plan.controls)
     page = study_page(plan, findings, values)
     top = page[: page.index("</header>")]
-    for text in (plan.study.question, answer(findings), plan.study.small.cannot_show, plan.study.claim):
-        assert text.split(":")[0][:60] in top
+    told = [answer(findings).sentence, *(control_words(of, findings.unit) for of in findings.outcomes)]
+    for text in (plan.study.question, plan.study.claim, '<svg class="figure"', *told):
+        assert text in top
+    for text in (plan.study.small.shows, plan.study.small.cannot_show):
+        assert text in page
     for of in values:
         for address in of.addresses.values():
             assert address in page
@@ -252,7 +359,7 @@ def test_two_aims_are_drawn_against_each_other_and_from_their_csv() -> None:
     figure = front_figure("f", findings)
     assert figure is not None
     assert figure.draw("f", read_csv(figure.csv)) == figure.svg
-    assert "distance to the nearest chosen sample" in answer(findings)
+    assert "by 0.080 in distance to the nearest chosen sample" in answer(findings).sentence
     assert front_figure("f", found()) is None
 
 

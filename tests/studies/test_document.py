@@ -1,6 +1,7 @@
 """The pages of the studies in docs/: they say what the files say, and their figures are those of their data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,11 @@ def test_a_page_is_written_of_what_ran(tmp_path: Path) -> None:
     values = invented(plan)
     assert from_data(json.loads(json.dumps(as_data(values)))) == values
     Store(str(tmp_path)).write_json(f"runs/{plan.run_name}/study.json", as_data(values))
+    assert write(plan, Store(str(tmp_path)), tmp_path)
+    # Conditions are called what the file calls them now.
+    Store(str(tmp_path)).write_json(
+        f"runs/{plan.run_name}/study.json", as_data([replace(of, name="x") for of in values])
+    )
     assert write(plan, Store(str(tmp_path)), tmp_path)
     findings = analyse(values, plan.compared, plan.controls)
     assert (tmp_path / "rho.md").read_text(encoding="utf-8") == document(plan, findings)

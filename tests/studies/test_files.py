@@ -1,15 +1,23 @@
 """The study files that ship with raysel, and what a wrong one is told."""
 
+import io
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from raysel.errors import UserError
+from raysel.execution import run_folder
+from raysel.runner import previous_steps, write_record
 from raysel.studies import settings
+from raysel.studies.analysis import label
+from raysel.studies.command import tell_question
 from raysel.studies.plan import Plan, merged, read_plan
 from raysel.studies.settings import StudyError, load_shared, load_study, names
 from raysel.sweep.command import refuse_what_is_not_evaluated
+from raysel.sweep.trials import trial_folder, trial_name, value_at
 from tests.conftest import REPOSITORY
 
 ASKED = {
@@ -171,6 +179,73 @@ def test_changes_are_those_of_an_experiment(tmp_path: Path) -> None:
 def test_what_a_study_decides_itself_cannot_be_set(name: str, override: str) -> None:
     with pytest.raises(StudyError, match=rf"study {name} decides {override.partition('=')[0]} itself"):
         read_plan(name, [override])
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("transfer", "languages.chosen=[en, ar]"),  # ar is among the unseen
+        ("transfer", "languages={strategy: all}"),  # takes them away
+        ("transfer", "mixture.quota=even"),
+        ("pretrain-overlap", "model.path=other"),
+        ("pretrain-overlap", "languages.pretrain=other.csv"),
+    ],
+)
+def test_what_groups_of_languages_are_named_after_cannot_be_set(name: str, override: str) -> None:
+    groups = " and ".join(load_study(name).compared.groups)
+    with pytest.raises(StudyError, match=rf"compares {groups}, which {override.partition('=')[0]} decides"):
+        read_plan(name, [override])
+
+
+@FORMS
+@pytest.mark.parametrize("name", names())
+def test_what_groups_follow_is_what_the_study_sets(name: str, form: str, tmp_path: Path) -> None:
+    plan = plan_of(name, form, tmp_path)
+    for key in plan.compared.groups_follow:
+        assert value_at(plan.data, key) is not None
+
+
+def test_a_group_that_follows_nothing_of_the_experiment_leaves_it_to_the_user(tmp_path: Path) -> None:
+    read_plan("transfer", [f"storage={tmp_path}", "mixture.pivot_rows=30"])
+
+
+@pytest.mark.parametrize("name", names())
+def test_labels_are_words(name: str, tmp_path: Path) -> None:
+    """No key, no YAML, no number behind what it counts; two conditions have two names."""
+    for form in ("small", "full"):
+        plan = plan_of(name, form, tmp_path)
+        labels = [of.name or label(of.parameters, plan.compared) for of in plan.conditions if of.control is None]
+        assert len(set(labels)) == len(labels)
+        for said in [*labels, *plan.compared.groups]:
+            assert not re.search(
+                r"[_{}\[\]]|://|[a-z]\.[a-z]|\b(samples|languages|pairs)( per language)? \d|\b1 \w+s\b", said
+            )
+
+
+def test_settings_without_effect_are_told_once(tmp_path: Path) -> None:
+    said = io.StringIO()
+    for overrides in ([], ["selection.compare=[kmc]"]):
+        tell_question(read_plan("rho", [f"storage={tmp_path}", *overrides]), Console(file=said, width=300))
+    warnings = [line for line in said.getvalue().splitlines() if "warning" in line]
+    reason = "with mixture.quota everything there is nothing to choose from"
+    assert warnings == [f"warning: setting without effect: selection.compare: {reason}"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_small_form_sets_nothing_without_effect(name: str, tmp_path: Path) -> None:
+    plan = plan_of(name, "small", tmp_path)
+    assert plan.search(plan.made.supposed()).warnings() == []
+
+
+def test_what_is_only_measured_has_its_record_where_trials_have_theirs(tmp_path: Path) -> None:
+    search = (plan := read_plan("pareto", [f"storage={tmp_path}"])).search(plan.made.supposed())
+    folder = trial_folder(run_folder(search.name), 7)
+    assert folder == "runs/study-pareto/trials/0007"
+    experiment = search.trial(search.space.points[2], 1, name=trial_name(search.name, 7))
+    write_record(plan.made.store, experiment, [], status="finished", until="diversity", folder=folder)
+    assert plan.made.store.read_json(f"{folder}/run.json")["name"] == "study-pareto-0007"
+    assert not (tmp_path / "runs/study-pareto-0007").exists()
+    assert previous_steps(plan.made.store, experiment.name, folder) == {}
 
 
 def test_a_storage_that_is_no_folder_is_refused() -> None:
