@@ -8,6 +8,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,9 @@ def _train(
         if whole is not None:
             checkpoints.restore_weights(model, whole)
         engine = start_engine(model, settings)
-        micro = micro_batch(engine, settings, training.attempt, lambda: _a_row(training.tokens))
+        micro = micro_batch(
+            engine, settings, partial(training.attempt.plan, name="micro-batch"), lambda: _a_row(training.tokens)
+        )
         log = list(whole["log"]) if whole else []
         learner = Learner(
             engine,

@@ -14,7 +14,6 @@ import torch.distributed
 
 from raysel.embedding.placement import USABLE_SHARE
 from raysel.memory_errors import available_bytes
-from raysel.store import Attempt
 from raysel.training.batches import collate
 from raysel.training.engine import draws_at_random
 from raysel.training.logits import logit_parts
@@ -31,9 +30,12 @@ def one_row_at_a_time(module: Any) -> bool:
     return draws_at_random(module) or "flash" in str(module.config._attn_implementation)
 
 
-def micro_batch(engine: Any, settings: TrainingSettings, attempt: Attempt, a_row: Callable[[], Any]) -> MicroBatch:
+def micro_batch(
+    engine: Any, settings: TrainingSettings, keep: Callable[..., dict[str, Any]], a_row: Callable[[], Any]
+) -> MicroBatch:
     """What goes through the model at once: as the settings say, or found by trial and kept beside the attempts.
 
+    keep: as `Attempt.plan`: gives what was stored under the same wishes, or stores what it is to call.
     a_row: gives a row of tokens (as `tables.TOKENS` says) of which those that are tried are made. A resumed run on
     the same number of workers and GPUs of the same size takes what was found before.
     """
@@ -64,12 +66,12 @@ def micro_batch(engine: Any, settings: TrainingSettings, attempt: Attempt, a_row
         "workers": world,
         "gpu_bytes": torch.cuda.mem_get_info()[1] if engine.device.type == "cuda" else 0,
     }
-    found = _once(attempt, given, search)
+    found = _once(keep, given, search)
     _checkpoint_activations(engine.module, found.checkpointing)
     return found
 
 
-def _once(attempt: Attempt, given: dict[str, Any], search: Callable[[], MicroBatch]) -> MicroBatch:
+def _once(keep: Callable[..., dict[str, Any]], given: dict[str, Any], search: Callable[[], MicroBatch]) -> MicroBatch:
     """What was found before; else what `search` finds, which all workers run together, and the first one stores."""
     first = torch.distributed.get_rank() == 0
 
@@ -85,7 +87,7 @@ def _once(attempt: Attempt, given: dict[str, Any], search: Callable[[], MicroBat
         return {"rows": found.rows, "checkpointing": found.checkpointing}
 
     if first:
-        return MicroBatch(**told(attempt.plan(search_together, given, name="micro-batch")))
+        return MicroBatch(**told(keep(search_together, given)))
     found = told(None)
     if found is None:
         search()

@@ -91,7 +91,7 @@ def test_what_is_expected_is_exact_for_rows_and_within_them(cost: tuple[int, int
 def test_workers_agree_and_run_the_same_trials(
     costs: list[tuple[int, int, int]], room: int, tokens: int | None
 ) -> None:
-    """Each in a thread of its own, where a row takes otherwise much: one that asked anything else would wait in vain."""
+    """Each in a thread of its own, where rows take otherwise much; one that asked anything else would wait in vain."""
     votes, all_there = [True] * len(costs), threading.Barrier(len(costs), timeout=60)
 
     def work(rank: int) -> tuple[MicroBatch, list[int]]:
