@@ -232,6 +232,7 @@ def compare_engine(bench: Bench) -> None:
                 settings,
                 seed=0,
                 steps=tokens.summary["steps"],
+                rows_at_once=ROWS_AT_ONCE,
                 heldout=None,
                 skipped=0,
                 asked_to_checkpoint=lambda: False,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from raysel.errors import IncompleteError, UserError
+from raysel.memory_errors import told_shortage
 
 app = typer.Typer(
     help="Choose multilingual instruction data by language separability, fine-tune on it, and see what that did.",
@@ -291,7 +292,8 @@ def gc(
 def main() -> None:
     """Entry point: turns a user's mistake into one clear message and exit code 2."""
     try:
-        app()
+        with told_shortage():
+            app()
     except SystemExit as end:
         # Typer turns Ctrl-C into this exit code without a word.
         if end.code != INTERRUPTED:

@@ -7,6 +7,7 @@ something heavy (a model). Descriptions and summaries travel through the driver,
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import secrets
@@ -17,16 +18,17 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray import cloudpickle
-from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from raysel.errors import UserError
 from raysel.interruption import raise_if_interrupted
+from raysel.memory_errors import MemoryShortError, Shortage, kernel_kills, shortage_of, told_shortage
 
 NAMESPACE = "raysel"
 LEASE_POLL_SECONDS = 1.0
@@ -43,6 +45,8 @@ OF_ONE_MACHINE = {
     "RAY_idle_worker_killing_time_threshold_ms": "30000",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+# A task whose worker was killed for its memory would be tried again without end (Ray 2.60).
+OF_EVERY_DRIVER = {"RAY_task_oom_retries": "3"}
 TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -55,11 +59,17 @@ class Cluster:
     _started: bool = field(default=False, init=False, repr=False)
     _holder: Any = field(default=None, init=False, repr=False)
     _set: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _kernel_kills: int | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> "Cluster":
+        self._kernel_kills = kernel_kills()
         if ray.is_initialized():
             return self
         address = self.address or os.environ.get("RAY_ADDRESS")
+        is_joined = bool(address) and address != "local"
+        wished = OF_EVERY_DRIVER | ({} if is_joined else OF_ONE_MACHINE)
+        self._set = {name: value for name, value in wished.items() if name not in os.environ}
+        os.environ.update(self._set)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "namespace": NAMESPACE}
         if address and address != "local":
             refuse_unless_answering(address)
@@ -76,8 +86,6 @@ class Cluster:
                 ) from error
         else:
             use_private_token()
-            self._set = {name: value for name, value in OF_ONE_MACHINE.items() if name not in os.environ}
-            os.environ.update(self._set)
             # address="local": the address file of a driver that was killed would otherwise be believed.
             with no_dashboard_to_find():
                 ray.init(address="local", num_cpus=self.num_cpus, include_dashboard=False, **quiet)
@@ -140,10 +148,17 @@ class Cluster:
         """Run `function(*item)` for every item as Ray tasks; yield (index of the item, result) as they finish.
 
         A task lost with its worker is run again up to `retries` times. At most four tasks per slot wait at once.
-        `TimeoutError` when no task finished for `stall_seconds`. Stopping early cancels what still runs.
+        `MemoryShortError` where one runs out of memory, or loses its worker to that each time. `TimeoutError` when no
+        task finished for `stall_seconds`. Stopping early cancels what still runs.
         """
         self.refuse_unless_placeable(function.__name__, 1, num_cpus=num_cpus, num_gpus=num_gpus)
-        remote = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries)
+
+        @functools.wraps(function)
+        def telling(*arguments: Any) -> Any:
+            with told_shortage():
+                return function(*arguments)
+
+        remote = ray.remote(telling).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries)
         slots = max(1, int(self.cpus() / max(num_cpus, 0.1)))
         waiting: dict[Any, int] = {}
         todo = iter(enumerate(items))
@@ -158,7 +173,13 @@ class Cluster:
                 if not done:
                     raise TimeoutError(_stalled(function.__name__, stall_seconds))
                 index = waiting.pop(done[0])
-                yield index, _result(done[0])
+                try:
+                    result = _result(done[0])
+                except WorkerCrashedError as error:
+                    if not self._kernel_has_killed():
+                        raise
+                    raise MemoryShortError(replace(shortage_of(error), killed=True)) from error
+                yield index, result
         finally:
             if ray.is_initialized():
                 _cancel(list(waiting))
@@ -186,14 +207,15 @@ class Cluster:
         dict of plain values; `at_once` calls of it run in an actor at the same time, in threads. An item whose actor
         dies, or raises what is not the user's mistake, is tried again when all others are done, the last time alone.
         `ItemsFailedError` at the end, with those that failed `tries` times, or as soon as the first dozen have all
-        failed; `TimeoutError` when no item was finished for `stall_seconds`. Stopping early stops the actors.
+        failed; `MemoryShortError` where an item runs out of memory, or its actor is killed for that each time;
+        `TimeoutError` when no item was finished for `stall_seconds`. Stopping early stops the actors.
         """
         left = dict(enumerate(items))
         if not left:
             return
         self.refuse_unless_placeable(worker.__name__, workers, num_cpus=num_cpus, num_gpus=num_gpus)
         reasons: dict[int, str] = {}
-        attempt, succeeded = 0, False
+        attempt, succeeded, started = 0, False, time.time()
         for attempt in range(tries):
             # An item may be lost with another one that kills their actor, twice at most: its last try is alone.
             alone = attempt == tries - 1 and tries > 1
@@ -208,7 +230,7 @@ class Cluster:
                     at_once=at_once if attempt == 0 else 1,
                     stall_seconds=stall_seconds,
                 )
-                with contextlib.closing(pool.stream(batch)) as stream:
+                with contextlib.closing(pool.stream(batch)) as stream, _among(pool.workers):
                     for index, outcome in stream:
                         if isinstance(outcome, _Failure):
                             reasons[index] = outcome.reason
@@ -222,7 +244,27 @@ class Cluster:
                 return
             if not succeeded and len(left) >= HOPELESS:
                 break
+        if not left.keys() <= reasons.keys() and (shortage := self.memory_kill_since(started)) is not None:
+            raise MemoryShortError(replace(shortage, workers=workers))
         raise ItemsFailedError({index: reasons.get(index, WORKER_DIED) for index in left}, attempt + 1)
+
+    def memory_kill_since(self, started: float) -> Shortage | None:
+        """What is known of a worker that was killed for its memory since `started` (seconds since 1970): by Ray on any
+        node, or by the kernel of this machine; None where there was none."""
+        from ray._private.state import state
+        from ray.core.generated.common_pb2 import WorkerExitType
+        from ray.core.generated.gcs_pb2 import WorkerTableData
+
+        # An actor that is killed and started again says no more than that (Ray 2.60); the cluster's table has it all.
+        for entry in state._connect_and_get_accessor().get_worker_table():
+            worker = WorkerTableData.FromString(entry)
+            if worker.exit_type == WorkerExitType.NODE_OUT_OF_MEMORY and worker.end_time_ms >= 1000 * started:
+                return shortage_of(OutOfMemoryError(worker.exit_detail))
+        return replace(shortage_of(MemoryError()), killed=True) if self._kernel_has_killed() else None
+
+    def _kernel_has_killed(self) -> bool:
+        """Whether the kernel of this machine has killed for memory since the cluster was joined."""
+        return self._kernel_kills is not None and (kernel_kills() or 0) > self._kernel_kills
 
     @contextlib.contextmanager
     def lease(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
@@ -379,6 +421,8 @@ class _ActorPool:
                             with contextlib.suppress(ValueError):
                                 ray.kill(ray.get_actor(outcome.actor), no_restart=False)
                         yield index, outcome
+        except OutOfMemoryError as error:
+            raise MemoryShortError(shortage_of(error)) from error
         except ray.data.exceptions.ExecutionTimeoutError as error:
             raise TimeoutError(_stalled(self.worker.__name__, self.stall_seconds)) from error
         finally:
@@ -399,7 +443,8 @@ class _ActorWorker:
         self.mistake: UserError | None = None
         self.broken: str | None = None
         try:
-            self.worker = worker(**arguments)
+            with told_shortage():
+                self.worker = worker(**arguments)
         except UserError as error:
             self.mistake = error
         except Exception as error:  # noqa: BLE001 - a bad GPU, say: its items are tried elsewhere, and named in the end
@@ -415,7 +460,8 @@ class _ActorWorker:
         if self.broken is not None:
             return index, _Failure(self.broken, ray.get_runtime_context().get_actor_name())
         try:
-            return index, self.worker.process(item)
+            with told_shortage():
+                return index, self.worker.process(item)
         except UserError as error:
             return index, error
         except Exception as error:  # noqa: BLE001 - whatever it is, the item is tried again and in the end named
@@ -481,6 +527,15 @@ def _wants_token(error: BaseException | None) -> bool:
     return named or _wants_token(error.__cause__ or error.__context__)
 
 
+@contextlib.contextmanager
+def _among(workers: int) -> Iterator[None]:
+    """Says of a shortage how many workers there were."""
+    try:
+        yield
+    except MemoryShortError as short:
+        raise MemoryShortError(replace(short.shortage, workers=workers)) from short
+
+
 def _stalled(what: str, seconds: float) -> str:
     return (
         f"{what}: nothing was finished for {seconds:g} s; the cluster is taken by others, or a worker hangs. "
@@ -491,6 +546,8 @@ def _stalled(what: str, seconds: float) -> str:
 def _result(reference: Any) -> Any:
     try:
         return ray.get(reference)
+    except OutOfMemoryError as error:
+        raise MemoryShortError(shortage_of(error)) from error
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from error

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from raysel.errors import UserError
+from raysel.memory_advice import advice
+from raysel.memory_errors import MemoryShortError, told_shortage
 from raysel.settings import counted
 from raysel.stage import StageRun
 from raysel.steps import Step, stage_function
@@ -55,7 +57,8 @@ def execute(
             progress=progress,
         )
         try:
-            output = stage_function(step.stage)(run)
+            with told_shortage():
+                output = stage_function(step.stage)(run)
             artifact = attempt.publish(
                 output.records,
                 settings=counted(dict(step.settings)),
@@ -66,11 +69,14 @@ def execute(
                 versions={"python": platform.python_version(), **{name: installed(name) for name in VERSIONED}},
                 devices=devices,
             )
-        except (OSError, KeyError, UserError):
+        except (OSError, KeyError, UserError) as error:
             # A run on another cluster shares the storage but not the lease. If it published first and tidied up, what
             # this attempt had carried on from is gone, and no longer needed.
             published = store.artifact(step.stage, step.fingerprint)
             if published is None:
+                if isinstance(error, MemoryShortError):
+                    short = error.shortage
+                    raise MemoryShortError(short, stage=step.name, help=advice(step, short)) from error
                 raise
             log.add("end", reason="another attempt published first")
             return published

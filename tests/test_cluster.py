@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from raysel.cluster import Cluster, ItemsFailedError, places, refuse_unless_answering
 from raysel.errors import UserError
+from raysel.memory_errors import MemoryShortError
 
 
 class InputError(UserError):
@@ -131,6 +132,16 @@ def test_a_users_mistake_in_a_task_arrives_as_itself(cluster: Cluster) -> None:
 def test_our_own_mistake_in_a_task_keeps_its_traceback(cluster: Cluster) -> None:
     with pytest.raises(ZeroDivisionError, match="in divide"):
         cluster.run_task(divide, 0)
+
+
+def ask_for_a_petabyte(number: int) -> int:
+    return len(bytearray(1 << 50)) + number
+
+
+def test_a_task_that_runs_out_of_memory_says_what_was_free(cluster: Cluster) -> None:
+    with pytest.raises(MemoryShortError, match=r"out of memory: an allocation failed on node .* free of") as caught:
+        cluster.run_task(ask_for_a_petabyte, 0)
+    assert caught.value.shortage.free > 0
 
 
 def test_stopping_early_leaves_no_task(cluster: Cluster, tmp_path: Path) -> None:
@@ -323,6 +334,20 @@ def test_calls_at_once_run_in_threads_of_one_actor(cluster: Cluster) -> None:
     results = list(cluster.map_actors(Meets, {}, numbers(4), workers=1, at_once=2))
     assert len({result["pid"] for result in results}) == 1
     assert len(results) == 4
+
+
+class AsksForAPetabyte:
+    def process(self, item: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        return {"number": len(torch.empty(1 << 50, dtype=torch.uint8))}
+
+
+def test_an_actor_that_runs_out_of_memory_ends_the_work(cluster: Cluster) -> None:
+    with pytest.raises(MemoryShortError, match=r"tried to allocate 1125\.9 TB on node") as caught:
+        list(cluster.map_actors(AsksForAPetabyte, {}, numbers(3), workers=2))
+    assert (caught.value.shortage.asked, caught.value.shortage.workers) == (1 << 50, 2)
+    wait_until(nothing_runs)
 
 
 @pytest.mark.parametrize(("worker", "message"), [(RefusesFour, "row 4 holds 'four'"), (RefusesToStart, "holds 'noth")])
@@ -518,3 +543,51 @@ def test_a_ray_of_our_own_leaves_no_token_in_the_home_folder(tmp_path: Path) -> 
     done = run_python(code, tmp_path)
     assert done.stdout.splitlines() == ["3 1", "3 1", "token"], done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+OF_LITTLE_MEMORY = """
+import os, sys, time
+import numpy as np, psutil
+from raysel.cluster import Cluster
+from raysel.memory_errors import MemoryShortError
+
+memory = psutil.virtual_memory()
+line = (memory.total - memory.available + 1.5e9) / memory.total
+os.environ.update(RAY_memory_usage_threshold=f"{line:.3f}", RAY_memory_monitor_refresh_ms="100")
+os.environ["RAY_raylet_start_wait_time_s"] = "120"
+
+
+def hold(gigabytes):
+    kept = []
+    for _ in range(10 * gigabytes):
+        kept.append(np.ones(12_500_000))
+        time.sleep(0.05)
+    return len(kept)
+
+
+class Holds:
+    def process(self, item):
+        return {"held": hold(4)}
+
+
+with Cluster(num_cpus=2) as cluster:
+    for what in ("task", "actor"):
+        try:
+            if what == "task":
+                cluster.run_task(hold, 4)
+            else:
+                list(cluster.map_actors(Holds, {}, [{}], workers=1, tries=2))
+        except MemoryShortError as short:
+            print(what, short.shortage.killed, short.shortage.workers, short)
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_rays_memory_monitor_kills_are_told_as_out_of_memory() -> None:
+    """On a Ray of its own, which draws the line 1.5 GB above what is in use."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", OF_LITTLE_MEMORY], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = done.stdout.splitlines()
+    assert [line.split(" out of memory")[0] for line in told] == ["task True None", "actor True 1"]
+    assert all("was killed for its memory (" in line for line in told)

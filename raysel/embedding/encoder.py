@@ -11,10 +11,11 @@ import torch
 
 from raysel.embedding.batches import batches_under_budget
 from raysel.embedding.cpu import copy_for_thread
-from raysel.embedding.last_tokens import LastTokenForward, block_count, exact_forward, is_out_of_memory
+from raysel.embedding.last_tokens import LastTokenForward, block_count, exact_forward
 from raysel.embedding.positions import long_rope_from, position_limit
 from raysel.embedding.threads import one_thread_each
 from raysel.embedding.token_budget import BUDGETS, DEFAULT_TOKEN_BUDGET, fastest_budget
+from raysel.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -208,13 +209,13 @@ class LastTokenEncoder:
             if not halve:
                 raise
             self._refuse_unless_out_of_memory(error)
+            if len(rows) == 1:
+                raise MemoryError(
+                    f"a text of {len(tokens.ids[rows[0]]):,} tokens does not fit in the memory of {self.device}"
+                ) from error
         else:
             take(rows, states)
             return
-        if len(rows) == 1:
-            raise MemoryError(
-                f"a text of {len(tokens.ids[rows[0]]):,} tokens does not fit in the memory of {self.device}"
-            )
         with self.halving:
             self.token_budget = max(1, min(self.token_budget, int(tokens.lengths[rows].sum()) // 2))
         for half in np.array_split(rows, 2):

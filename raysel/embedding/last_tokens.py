@@ -25,6 +25,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from raysel.memory_errors import is_out_of_memory
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -177,12 +179,6 @@ def exact_forward(
         f"the hidden states {', '.join(map(str, layers))} of {type(body).__name__} cannot be taken: what its blocks "
         f"are given differs from the hidden states it reports (by {min(deviations, default=float('inf')):.1g})"
     )
-
-
-def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether an allocation failed; torch has no type for that on a CPU and in CUDA's libraries."""
-    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in said)
 
 
 def _takes_other_attention(body: "PreTrainedModel") -> bool:

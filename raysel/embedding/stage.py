@@ -253,16 +253,10 @@ class Embedder:
         with self.reading:
             tokens = self._tokens(rows)
         with self.computing:
-            try:
-                if not self.measured:
-                    self.encoder.token_budget = self._measured_budget(tokens)
-                    self.measured = True
-                encoded = self.encoder.encode_tokens(tokens)
-            except MemoryError as error:
-                raise EmbeddingError(
-                    f"{error}: lower embedding.max_tokens, or give each replica more memory "
-                    "(embedding.gpus_per_worker, fewer embedding.workers)"
-                ) from error
+            if not self.measured:
+                self.encoder.token_budget = self._measured_budget(tokens)
+                self.measured = True
+            encoded = self.encoder.encode_tokens(tokens)
             budget = self.encoder.token_budget
         vectors = self._stored(encoded, rows["id"])
         langs = rows["lang"].to_pylist()

@@ -18,6 +18,7 @@ from raysel.errors import UserError
 from raysel.evaluation.deadline import DeadlineError, deadline
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.tasks import EvalTask
+from raysel.memory_errors import MemoryShortError, told_shortage
 from raysel.store import Artifact, Attempt, ShardRecord, Store
 
 if TYPE_CHECKING:
@@ -147,7 +148,10 @@ class CellWorker:
                         limits.enter_context(deadline(model, 60 * self.settings.cell_timeout_minutes))
                 if not cell.adapter:
                     limits.enter_context(self.model.disable_adapter())
+                limits.enter_context(told_shortage(batch=self.plan["batch_size"]))
                 self._score(cell, judged_by)
+        except MemoryShortError:  # under a batch size that is smaller, all cells are others
+            raise
         except DeadlineError as error:
             failure = f"{error} (evaluation.cell_timeout_minutes)"
         except DatasetsError as error:

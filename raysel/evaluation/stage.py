@@ -34,6 +34,7 @@ from raysel.evaluation.heldout import heldout_task
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.evaluation.task_files import TaskError
 from raysel.evaluation.tasks import EvalTask, load_tasks
+from raysel.memory_errors import is_out_of_memory
 from raysel.models.size import model_size
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord, Store, digest, file_digest
@@ -158,7 +159,9 @@ def _fitting_batch(model: EvaluatedModel, judge: EvaluatedModel | None, gpus: in
     def fits(batch: int) -> bool:
         try:
             lm._model_call(torch.ones((batch, tokens), dtype=torch.long, device=lm.device)).float().log_softmax(-1)
-        except torch.cuda.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             return False
         return True

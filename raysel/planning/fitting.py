@@ -14,7 +14,7 @@ from raysel.embedding.placement import USABLE_SHARE
 from raysel.errors import UserError
 from raysel.models.shape import Shape
 from raysel.planning.memory import Memory, gradient_memory, training_memory
-from raysel.training.settings import TrainingSettings
+from raysel.training.settings import AUTO, TrainingSettings
 
 MOST_NODES = 1024
 LEAST_TOKENS = 512
@@ -90,11 +90,18 @@ def fitted(shape: Shape, settings: TrainingSettings, machines: Machines, asked: 
     raise FitError(
         f"{asked.name} does not fit: each of {workers} GPUs needs {readable(memory.device_bytes)} "
         f"({memory.explained()}), and of {machines.gpu_memory_gb:g} GB (cluster.gpu_memory_gb) "
-        f"{readable(machines.usable_bytes)} can be used; {_advice(shape, settings, machines, asked)}"
+        f"{readable(machines.usable_bytes)} can be used; {smallest_change(shape, settings, machines, asked)}"
     )
 
 
-def _advice(shape: Shape, settings: TrainingSettings, machines: Machines, asked: Asked) -> str:
+def smallest_change(
+    shape: Shape,
+    settings: TrainingSettings,
+    machines: Machines,
+    asked: Asked,
+    larger: str = "take GPUs of at least {} GB",
+) -> str:
+    """The fewest changes that are enough, as what to set; where none are, what machines to take (`larger`)."""
     workers = workers_on(machines, settings)
     least, of_least = inf, ""
     for changes in range(len(asked.changeable) + 1):
@@ -107,7 +114,7 @@ def _advice(shape: Shape, settings: TrainingSettings, machines: Machines, asked:
                 least, of_least = needed, f", with {named} too" if named else ""
         if changes == 1 and (nodes := _nodes(shape, settings, machines, asked)) is not None:
             return f"cluster.nodes={nodes} ({nodes * machines.gpus_per_node} GPUs) is enough"
-    return f"take GPUs of at least {least} GB{of_least}, or a smaller model"
+    return f"{larger.format(least)}{of_least}, or a smaller model"
 
 
 def _nodes(shape: Shape, settings: TrainingSettings, machines: Machines, asked: Asked) -> int | None:
@@ -139,6 +146,8 @@ def _variants(
 def _values(settings: TrainingSettings, key: str) -> list[Any]:
     """What spares memory in place of what is set, the least costly first."""
     now = getattr(settings, key)
+    if now == AUTO:  # as little as can be
+        return []
     if key == "micro_batch_tokens":
         # Fewer than one row are never taken at once.
         least, halves = max(settings.data.max_tokens, LEAST_TOKENS), [now]

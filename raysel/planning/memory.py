@@ -74,7 +74,8 @@ def trained_parameters(shape: Shape, settings: TrainingSettings) -> int:
 
 
 def training_memory(shape: Shape, settings: TrainingSettings, *, workers: int) -> Memory:
-    """What each of `workers` holds at the most in a step. `ShapeError` where the model cannot be trained as asked."""
+    """What each of `workers` holds at the most in a step; what is `auto` counts at its least. `ShapeError` where the
+    model cannot be trained as asked."""
     states = state_bytes(shape, settings, workers=workers)
     working = working_bytes(shape, settings, rows_at_once(shape, settings))
     return Memory({**states.device, **working}, states.host)
@@ -99,7 +100,7 @@ def working_bytes(shape: Shape, settings: TrainingSettings, rows: int) -> dict[s
         tokens=tokens,
         row_tokens=row_tokens,
         trained=trained,
-        checkpointing=settings.activation_checkpointing,
+        checkpointing=bool(settings.activation_checkpointing),
     )
     # At the end of the backward's first half the logits are gone, and the gradients inside a block come.
     between = tokens * BYTES[settings.dtype] * 2 * (shape.inner + shape.width)
@@ -116,10 +117,11 @@ def what_is_trained(shape: Shape, settings: TrainingSettings) -> Trained:
 
 
 def rows_at_once(shape: Shape, settings: TrainingSettings) -> int:
-    """Rows that go through the model together: one where anything is dropped out."""
-    if shape.drops_out or (settings.method == "lora" and settings.lora.dropout):
+    """Rows that go through the model together: one where anything is dropped out, and at least where it is `auto`."""
+    tokens = settings.micro_batch_tokens
+    if not isinstance(tokens, int) or shape.drops_out or (settings.method == "lora" and settings.lora.dropout):
         return 1
-    return max(1, settings.micro_batch_tokens // settings.data.max_tokens)
+    return max(1, tokens // settings.data.max_tokens)
 
 
 def state_bytes(shape: Shape, settings: TrainingSettings, *, workers: int) -> Memory:

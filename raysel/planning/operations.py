@@ -86,7 +86,7 @@ def training_work(shape: Shape, settings: TrainingSettings, rows: int, tokens_pe
     else:
         adapters = 2 * trained_parameters(shape, settings) * tokens
         passes = 2 * forward + 3 * adapters
-    again = forward if settings.activation_checkpointing else 0
+    again = forward if settings.activation_checkpointing is True else 0
     return Work(passes + again, TRAINING_SHARE, settings.dtype)
 
 

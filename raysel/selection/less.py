@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysel.embedding.last_tokens import is_out_of_memory
 from raysel.embedding.threads import one_thread_each
+from raysel.memory_errors import is_out_of_memory
 from raysel.selection.projection import WIDTH, BlockSketch
 from raysel.selection.sample_gradients import SampleGradients
 from raysel.training.examples import Example
@@ -193,12 +193,12 @@ class GradientProjector:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if len(batch) == 1:
+                tokens, device = len(examples[batch[0]].input_ids), self.gradients.device
+                raise MemoryError(f"a sample of {tokens:,} tokens does not fit in the memory of {device}") from error
         else:
             found[batch] = normalise(lane.sketch.result()).half().cpu().numpy()
             return
-        if len(batch) == 1:
-            tokens = len(examples[batch[0]].input_ids)
-            raise MemoryError(f"a sample of {tokens:,} tokens does not fit in the memory of {self.gradients.device}")
         if self.gradients.device.type == "cuda":
             torch.cuda.empty_cache()
         for half in np.array_split(batch, 2):

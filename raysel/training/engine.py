@@ -71,7 +71,7 @@ def trainable_model(
     keep_alive = HfDeepSpeedConfig(deepspeed_config(settings)) if settings.zero == 3 else None
     if model is None:
         model = load_causal_lm(folder, dtype=settings.dtype, trust_remote_code=trust_remote_code)
-    if settings.activation_checkpointing:
+    if settings.activation_checkpointing is True:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.method == "lora":
         torch.manual_seed(seed)

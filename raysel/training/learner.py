@@ -18,7 +18,6 @@ import torch.distributed
 
 from raysel.errors import UserError
 from raysel.training.batches import Step, collate, groups
-from raysel.training.engine import draws_at_random
 from raysel.training.logits import logit_parts
 from raysel.training.loss import token_losses
 from raysel.training.schedule import learning_rate
@@ -37,6 +36,7 @@ class LossError(UserError):
 class Learner:
     """Learns one step of `steps` after another, and measures the loss of the samples in `heldout`.
 
+    rows_at_once: that go through the model together.
     skipped: how many steps were passed over so far since their loss or gradient was not finite.
     section: of the experiment file, where the user has set the learning rate.
     """
@@ -48,6 +48,7 @@ class Learner:
         seed: int,
         *,
         steps: int,
+        rows_at_once: int,
         heldout: Step | None,
         skipped: int,
         asked_to_checkpoint: Callable[[], bool],
@@ -56,11 +57,9 @@ class Learner:
         self.engine, self.settings, self.seed, self.section = engine, settings, seed, section
         self.steps, self.heldout, self.skipped = steps, heldout, skipped
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        config, longest = engine.module.config, settings.data.max_tokens
-        # Dropout belongs to the row, whichever worker has it; flash attention keeps apart the samples of one row only.
-        alone = draws_at_random(engine.module) or "flash" in str(config._attn_implementation)
-        self.rows_at_once = 1 if alone else max(1, settings.micro_batch_tokens // longest)
-        self.logit_parts = logit_parts(self.rows_at_once * longest, config.get_text_config().vocab_size)
+        self.rows_at_once = rows_at_once
+        vocabulary = engine.module.config.get_text_config().vocab_size
+        self.logit_parts = logit_parts(rows_at_once * settings.data.max_tokens, vocabulary)
         self.checkpointed = time.monotonic()
         self.checkpoint_due = False
         self.asked_to_checkpoint = asked_to_checkpoint

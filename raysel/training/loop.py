@@ -8,17 +8,21 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed
 
+from raysel.memory_errors import told_shortage
 from raysel.store import Artifact, Attempt
 from raysel.training.batches import Step, collate, empty_row, read_steps
 from raysel.training.checkpoints import Checkpoints, best_steps
 from raysel.training.engine import refuse_wrong_keys, start_engine, trainable_model
 from raysel.training.export import merge, save
 from raysel.training.learner import Learner
+from raysel.training.memory_trials import micro_batch
+from raysel.training.micro_batch import MicroBatch
 from raysel.training.queued_tokens import steps_by_loss
 from raysel.training.settings import TrainingSettings
 
@@ -44,12 +48,14 @@ class Training:
 @dataclass(frozen=True)
 class Outcome:
     """log: each step's metrics; heldout: each measured loss of the held-out samples (`steps` done, `loss`,
-    `loss_by_lang`), none where nothing is held out; exported: after how many steps the weights that were saved are."""
+    `loss_by_lang`), none where nothing is held out; exported: after how many steps the weights that were saved are;
+    micro_batch: what went through the model at once."""
 
     log: list[dict[str, Any]]
     heldout: list[dict[str, Any]]
     resumed_from: int | None
     exported: int
+    micro_batch: MicroBatch
 
 
 def train(
@@ -95,19 +101,23 @@ def _train(
         if whole is not None:
             checkpoints.restore_weights(model, whole)
         engine = start_engine(model, settings)
+        micro = micro_batch(
+            engine, settings, partial(training.attempt.plan, name="micro-batch"), lambda: _a_row(training.tokens)
+        )
         log = list(whole["log"]) if whole else []
         learner = Learner(
             engine,
             settings,
             seed,
             steps=training.tokens.summary["steps"],
+            rows_at_once=micro.rows,
             heldout=next(read_steps(training.tokens, 0, of="heldout_tokens"), None),
             skipped=sum("skipped" in line for line in log),
             asked_to_checkpoint=asked_to_checkpoint,
             section=section,
         )
         if whole is not None:
-            unlearned = empty_row(next(_steps(training.tokens, 0, [])).rows[0])
+            unlearned = empty_row(_a_row(training.tokens))
             checkpoints.restore_optimizer(engine, whole, collate([unlearned], [], engine.device))
         heldout = list(whole["heldout"]) if whole else []
         done = saved = whole["steps"] if whole else 0
@@ -127,7 +137,8 @@ def _train(
             measure(0)
         started = time.perf_counter()
         for step in _steps(training.tokens, done, log):
-            log.append(learner.learn(step) | _what_was_chosen(training.tokens, step))
+            with told_shortage(batch=micro.rows * settings.data.max_tokens):
+                log.append(learner.learn(step) | _what_was_chosen(training.tokens, step))
             log[-1] |= learner.rates(step, time.perf_counter() - started)
             if rank == 0:
                 report(log[-1])
@@ -149,7 +160,12 @@ def _train(
             checkpoints.restore_weights(engine.module, checkpoints.of_steps(exported))
         save(engine.module, tokenizer, export_folder, keep=rank == 0)
         engine.destroy()
-    return Outcome(log, heldout, whole["steps"] if whole else None, exported)
+    return Outcome(log, heldout, whole["steps"] if whole else None, exported, micro)
+
+
+def _a_row(tokens: Artifact) -> dict[str, Any]:
+    """Of the first step."""
+    return next(_steps(tokens, 0, [])).rows[0]
 
 
 def _steps(tokens: Artifact, done: int, log: list[dict[str, Any]]) -> Iterator[Step]:

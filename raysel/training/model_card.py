@@ -50,7 +50,8 @@ class ModelCard:
 def card_text(card: ModelCard, result: Mapping[str, Any], heldout: Sequence[Mapping[str, Any]]) -> str:
     """The card as Markdown.
 
-    result: `steps`, `first_loss`, `last_loss`, `method`, `merged`, `exported`; heldout: the measured losses of the
+    result: `steps`, `first_loss`, `last_loss`, `method`, `merged`, `exported`, `micro_batch_tokens`,
+    `activation_checkpointing`; heldout: the measured losses of the
     held-out samples.
     """
     tokens = card.tokens
@@ -88,6 +89,10 @@ def card_text(card: ModelCard, result: Mapping[str, Any], heldout: Sequence[Mapp
             "## Settings of the training",
             "",
             _table(["setting", "value"], [[key, _value(value)] for key, value in settings.items()]),
+            f"Rows of at most {result['micro_batch_tokens']:,} tokens together went through the model at once, and "
+            f"activations were {'computed again' if result['activation_checkpointing'] else 'kept'} for the backward "
+            "pass; neither changes the gradient.",
+            "",
             "## Lineage",
             "",
             STEPS_TEXT,

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from raysel.settings import Section, execution
 from raysel.training.deepspeed_config import deepspeed_config
 from raysel.training.trackers import refuse_unknown_trackers
+
+AUTO = "auto"
 
 
 class TokenSettings(Section):
@@ -111,8 +113,10 @@ class TrainingSettings(Section):
     of the CPUs.
     deepspeed: a DeepSpeed configuration (a mapping, or a JSON file) that is added to what these settings decide.
     micro_batch_tokens: bounds what goes through the model at once: as many rows as it has room for, at least one. More
-    share what ZeRO-2 and 3 send between the workers, and take more memory.
-    activation_checkpointing: computes activations again in the backward pass, which takes time and spares memory.
+    share what ZeRO-2 and 3 send between the workers, and take more memory. With `auto` as many as memory holds, found
+    by trial before the first step.
+    activation_checkpointing: computes activations again in the backward pass, which takes time and spares memory. With
+    `auto` where a row does not fit without, found by trial too.
     checkpoint_steps: a checkpoint is written every so many steps, and at the end. With export best it counts: it says
     which steps are candidates.
     checkpoint_minutes: one is also written when so many minutes have gone since the last.
@@ -139,8 +143,8 @@ class TrainingSettings(Section):
     zero: Literal[0, 1, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = execution("none")
     deepspeed: dict[str, Any] | None = None
-    micro_batch_tokens: int = execution(2048, ge=1)
-    activation_checkpointing: bool = execution(False)
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = execution(2048)
+    activation_checkpointing: bool | Literal["auto"] = execution(False)
     checkpoint_steps: int = execution(50, ge=1)
     checkpoint_minutes: float | None = execution(None, gt=0)
     checkpoints_kept: int = execution(2, ge=1)

@@ -6,7 +6,8 @@ import math
 import os
 import tempfile
 import threading
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from raysel.errors import IncompleteError, UserError
+from raysel.memory_errors import MemoryShortError, told_shortage
 from raysel.models.loading import load_tokenizer
 from raysel.progress import Listener, Tracker
 from raysel.stage import StageOutput, StageRun
@@ -74,8 +76,11 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
     The summary has steps, first_loss, last_loss (null where that step was skipped), skipped (steps), tokens_per_second,
     share_of_machine_rate and memory_gb (the most of a worker), workers, zero, method, merged (adapters), resumed_from
     (a step, or null where nothing had been trained before), heldout_loss (before and after, or null where nothing is
-    held out) and exported (after how many steps the weights are).
+    held out), micro_batch_tokens and activation_checkpointing (as they were chosen, where they are auto) and exported
+    (after how many steps the weights are).
     """
+    from ray.train import WorkerGroupError
+
     finished = _finished_earlier(run.attempt)
     if finished is None:
         job = Job(training, model, workers=choose_workers(run, training.settings), **tables)
@@ -88,14 +93,22 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
             watching = (board, bar, trackers, run.progress.listen, stop)
             watcher = threading.Thread(target=_watch, args=watching, daemon=True)
             watcher.start()
+            started = time.time()
             try:
                 outcome = _fit(job, board)
+            except WorkerGroupError:
+                shortage = ray.get(board.ended.remote()) or run.cluster.memory_kill_since(started)
+                if shortage is None:
+                    raise
+                outcome = {"short": shortage}
             finally:
                 stop.set()
                 watcher.join()
                 ray.kill(board)
         if "full" in outcome:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), outcome["full"])
+        if "short" in outcome:
+            raise MemoryShortError(replace(outcome["short"], workers=job.workers.number))
         if "mistake" in outcome:
             raise TrainingError(outcome["mistake"])
         finished = ShardRecord(**outcome["log"])
@@ -171,6 +184,8 @@ def _work(job: Job, board: Any) -> dict[str, Any] | None:
     from raysel.training.engine import connect
     from raysel.training.loop import train as run_loop
 
+    if (ended := ray.get(board.ended.remote())) is not None:
+        return {"short": ended}
     torch.set_num_threads(job.workers.cpus)
     training = job.training
     connect(training.settings.timeout_minutes)
@@ -181,9 +196,14 @@ def _work(job: Job, board: Any) -> dict[str, Any] | None:
         model = job.model if isinstance(job.model, str) else job.model.local_folder(job.model_table, Path(scratch))
         report = board.put.remote
         try:
-            tokenizer = load_tokenizer(model, job.template, trust_remote_code=training.trust_remote_code)
-            outcome = run_loop(training, Path(model), tokenizer, export, report, _Notices())
-            return {"log": asdict(_write_result(job, outcome, export))} if first else None
+            with told_shortage():
+                tokenizer = load_tokenizer(model, job.template, trust_remote_code=training.trust_remote_code)
+                outcome = run_loop(training, Path(model), tokenizer, export, report, _Notices())
+                return {"log": asdict(_write_result(job, outcome, export))} if first else None
+        except MemoryShortError as short:
+            # The others wait for this worker, or will. The group ends with it, and the next one ends as it begins.
+            ray.get(board.end.remote(short.shortage))
+            raise
         except UserError as mistake:
             return {"mistake": str(mistake)}
         except OSError as error:
@@ -212,6 +232,8 @@ def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
         "resumed_from": outcome.resumed_from,
         "heldout_loss": [outcome.heldout[at]["loss"] for at in (0, -1)] if outcome.heldout else None,
         # The last steps may have had nothing to learn.
+        "micro_batch_tokens": outcome.micro_batch.rows * settings.data.max_tokens,
+        "activation_checkpointing": outcome.micro_batch.checkpointing,
         "exported": steps if outcome.exported == log[-1]["step"] + 1 else outcome.exported,
     }
     if job.card is not None:

@@ -11,7 +11,10 @@ from markdown_it.token import Token
 
 from raysel.training.model_card import Ancestor, ModelCard, card_text
 
-RESULT = {"steps": 1200, "first_loss": 3.14159, "last_loss": 1.5, "method": "lora", "merged": False, "exported": 1200}
+RESULT = {
+    "steps": 1200, "first_loss": 3.14159, "last_loss": 1.5, "method": "lora", "merged": False, "exported": 1200,
+    "micro_batch_tokens": 4096, "activation_checkpointing": False,
+}  # fmt: skip
 HELDOUT = [
     {"steps": 0, "loss": 3.0, "loss_by_lang": {"no": 3.25, "sw": 2.75}},
     {"steps": 600, "loss": 2.5, "loss_by_lang": {"no": 9.9, "sw": 9.9}},

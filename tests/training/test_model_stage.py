@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from raysel.memory_errors import MemoryShortError
 from raysel.models.loading import load_causal_lm, load_tokenizer
 from raysel.models.settings import BaseModelSettings
 from raysel.stage import StageRun
 from raysel.store import Store
 from raysel.training import base_model_stage
 from raysel.training.logits import logit_parts
-from raysel.training.settings import TokenSettings, TrainingSettings
+from raysel.training.settings import LoraSettings, TokenSettings, TrainingSettings
 from raysel.training.worker_group_stage import TrainingError
 from tests.training.runs import (
     KilledError,
@@ -117,6 +118,16 @@ def test_a_worker_killed_on_the_way_changes_no_loss(cluster, progress, store: St
     assert output.summary["resumed_from"] >= 10
     assert [line["step"] for line in log] == list(range(96))
     assert losses(log) == pytest.approx(losses(undisturbed.log), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_worker_that_runs_out_of_memory_ends_the_run(cluster, progress, store: Store, tiny_llama: Path) -> None:
+    """No machine holds these adapters; one group of workers finds out, and the next one does not try."""
+    tokens = write_tokens(store, tiny_llama, 8, DATA)
+    settings = TrainingSettings(data=DATA, workers=2, lora=LoraSettings(rank=1 << 40))
+    with pytest.raises(MemoryShortError, match=r"tried to allocate .* TB on node") as caught:
+        train(cluster, progress, store, tiny_llama, tokens, settings, "short")
+    assert caught.value.shortage.workers == 2
 
 
 @pytest.mark.slow
