@@ -1,6 +1,7 @@
 # make demo       set up, then the main job on the corpus that ships with raysel
 # make test       set up, then linter, type checker and the tests that take minutes
 # make test-all   the same and the slow tests
+# make test-full-width  35B's whole width at two blocks: 20 GiB of memory and many minutes
 # make browser    install the browser that the tests of the pages need, where it is missing and can be
 # make docs       docs/reference.md anew, after settings or what is said of them have changed
 # make lock       record the stages' sources after their versions were raised
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-all lint docs lock browser clean
+.PHONY: demo test test-all test-full-width lint docs lock browser clean
 
 demo: $(VENV)/installed
 	$(BIN)/raysel run experiments/demo.yaml
@@ -20,6 +21,9 @@ test: lint
 
 test-all: lint
 	$(PYTEST)
+
+test-full-width: $(VENV)/installed-dev
+	$(PYTEST) -m full_width
 
 lint: $(VENV)/installed-dev
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
