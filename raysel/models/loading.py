@@ -1,6 +1,7 @@
 """Finding a model's files and loading it: safetensors only, no remote code unless asked for by name."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from raysel.models.templates import NAMED_TEMPLATES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# Those whose encoder takes the prompt and whose decoder answers, with relative positions: what all rooms are made for.
+ENCODER_DECODERS = ("t5", "mt5", "umt5")
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 
 
@@ -21,7 +24,7 @@ def find_model(path: str, *, revision: str | None = None, trust_remote_code: boo
     """The local folder of `path`: itself if it is a folder, else the Hugging Face snapshot of that name.
 
     Raises `ModelError` where there is neither, where the folder has no config, weights or tokenizer, or where the model
-    is no causal language model but an encoder-decoder.
+    is an encoder-decoder of another family than `ENCODER_DECODERS`.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -58,7 +61,7 @@ def _refuse_damaged(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"model folder {folder}: config.json is not JSON: {error}") from error
-    _refuse_encoder_decoder(folder, config)
+    _refuse_other_encoder_decoders(folder, config)
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="np"):
@@ -67,12 +70,20 @@ def _refuse_damaged(folder: Path) -> None:
             raise ModelError(f"model folder {folder}: {file.name} is damaged: {error}") from error
 
 
-def _refuse_encoder_decoder(folder: Path, config: dict[str, Any]) -> None:
-    if config.get("is_encoder_decoder"):
+def _refuse_other_encoder_decoders(folder: Path, config: dict[str, Any]) -> None:
+    if config.get("is_encoder_decoder") and config.get("model_type") not in ENCODER_DECODERS:
         raise ModelError(
-            f"model folder {folder}: {config.get('model_type', 'this')} is an encoder-decoder model, which can neither "
-            "be embedded nor trained nor evaluated here: choose a causal language model (a decoder alone)"
+            f"model folder {folder}: {config.get('model_type', 'this')} is an encoder-decoder model, of which only "
+            f"{', '.join(ENCODER_DECODERS)} can be used here: choose one of them, or a causal language model"
         )
+
+
+def decoder_start(config: Mapping[str, Any]) -> int | None:
+    """The token that the decoder of an encoder-decoder begins with; None for a decoder alone. config: of the model."""
+    if not config.get("is_encoder_decoder"):
+        return None
+    # T5 begins with the padding, token 0 in all its vocabularies.
+    return int(config.get("decoder_start_token_id") or config.get("pad_token_id") or 0)
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
@@ -134,13 +145,15 @@ def load_causal_lm(
     trust_remote_code: bool = False,
     device_map: str | None = None,
 ) -> "PreTrainedModel":
-    """The causal language model in `folder`, with the PEFT adapter in `adapter` on it if one is given.
+    """The language model in `folder`, a decoder or an encoder with a decoder as its config says, with the PEFT adapter
+    in `adapter` on it if one is given.
 
     device_map: "balanced" splits the blocks over the GPUs that this process sees.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    model = _load(AutoModelForCausalLM, folder, dtype, trust_remote_code, device_map=device_map)
+    kind = AutoModelForSeq2SeqLM if _has_encoder(folder) else AutoModelForCausalLM
+    model = _load(kind, folder, dtype, trust_remote_code, device_map=device_map)
     if adapter is not None:
         from peft import PeftModel
 
@@ -151,13 +164,30 @@ def load_causal_lm(
 def load_encoder(
     folder: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False, device_map: str | None = None
 ) -> "PreTrainedModel":
-    """The model without its language-model head: its last hidden state is the one after the final norm.
+    """The model without its language-model head, of an encoder-decoder the encoder alone: its last hidden state is the
+    one after the final norm.
 
     device_map: "balanced" splits the blocks over the GPUs that this process sees.
     """
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForTextEncoding
 
-    return _load(AutoModel, folder, dtype, trust_remote_code, device_map=device_map)
+    kind = AutoModelForTextEncoding if _has_encoder(folder) else AutoModel
+    return _load(kind, folder, dtype, trust_remote_code, device_map=device_map)
+
+
+def embedding_modules(model: Any) -> list[Any]:
+    """The modules that make embeddings of tokens: every forward begins in one of them.
+
+    The encoder and the decoder of an encoder-decoder have one each, with the same weights; the model's own, which
+    `get_input_embeddings` gives, is never called.
+    """
+    parts = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
+    return [part.get_input_embeddings() for part in parts]
+
+
+def _has_encoder(folder: str | Path) -> bool:
+    config = Path(folder) / "config.json"
+    return config.is_file() and decoder_start(json.loads(config.read_text(encoding="utf-8"))) is not None
 
 
 def _load(kind: Any, folder: str | Path, dtype: str, trust_remote_code: bool, **more: Any) -> Any:

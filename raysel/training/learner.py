@@ -56,11 +56,13 @@ class Learner:
         self.engine, self.settings, self.seed, self.section = engine, settings, seed, section
         self.steps, self.heldout, self.skipped = steps, heldout, skipped
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        config, longest = engine.module.config, settings.data.max_tokens
+        config = engine.module.config
+        longest = settings.data.row_tokens(has_encoder=bool(config.is_encoder_decoder))
         # Dropout belongs to the row, whichever worker has it; flash attention keeps apart the samples of one row only.
         alone = draws_at_random(engine.module) or "flash" in str(config._attn_implementation)
         self.rows_at_once = 1 if alone else max(1, settings.micro_batch_tokens // longest)
-        self.logit_parts = logit_parts(self.rows_at_once * longest, config.get_text_config().vocab_size)
+        learned_at_once = self.rows_at_once * settings.data.max_tokens
+        self.logit_parts = logit_parts(learned_at_once, config.get_text_config().vocab_size)
         self.checkpointed = time.monotonic()
         self.checkpoint_due = False
         self.asked_to_checkpoint = asked_to_checkpoint
@@ -194,7 +196,7 @@ class Learner:
     def _count_operations(self, batch: dict[str, torch.Tensor]) -> float:
         all_weights = self.settings.method == "full"
         operations = training_operations(self.engine, batch, parts=self.logit_parts, all_weights=all_weights)
-        return operations / batch["input_ids"].numel()
+        return operations / sum(batch[name].numel() for name in ("input_ids", "source_ids") if name in batch)
 
 
 def _forget_gradients_of_a_skipped_step(optimizer: Any) -> None:
