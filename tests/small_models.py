@@ -85,8 +85,10 @@ def save_tiny_of_family(folder: Path, config: PretrainedConfig) -> Path:
 
 
 def save_tiny_mt5(folder: Path, kind: str = "MT5", **config: object) -> Path:
-    """Save a random-weight mT5 (or T5, UMT5) of two blocks on either side in `folder`, its tokenizer like T5's: it has no
-    BOS and puts the end-of-text token behind every text."""
+    """Save a random-weight mT5 (or T5, UMT5) of two blocks on either side in `folder`.
+
+    Its tokenizer is like T5's: it has no BOS and puts the end-of-text token behind every text.
+    """
     tokenizer = byte_bpe_tokenizer()
     tokenizer.bos_token = None
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

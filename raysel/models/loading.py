@@ -154,6 +154,10 @@ def load_causal_lm(
 
     kind = AutoModelForSeq2SeqLM if _has_encoder(folder) else AutoModelForCausalLM
     model = _load(kind, folder, dtype, trust_remote_code, device_map=device_map)
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        # mT5's config says in transformers 5 that the head is tied, whatever the checkpoint has; lm-eval ties it then.
+        model.config.tie_word_embeddings = False
     if adapter is not None:
         from peft import PeftModel
 

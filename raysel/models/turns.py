@@ -23,7 +23,8 @@ def source_tokens(tokenizer: "PreTrainedTokenizerBase", opening: str, most: int)
     """What an encoder takes in: the tokens of `opening`, cut on the right, and the end-of-text token, `most` at most;
     and whether any were cut.
 
-    T5's tokenizers end every text so, as those of its pre-training ended. What the template has ended is not ended again.
+    T5's tokenizers end every text so, as those of its pre-training ended. What the template has ended is not ended
+    again.
     """
     end, tokens = tokenizer.eos_token_id, own_tokens(tokenizer, opening)
     if end is None:

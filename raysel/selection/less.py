@@ -197,7 +197,7 @@ class GradientProjector:
             found[batch] = normalise(lane.sketch.result()).half().cpu().numpy()
             return
         if len(batch) == 1:
-            tokens = len(examples[batch[0]].input_ids)
+            tokens = examples[batch[0]].tokens
             raise MemoryError(f"a sample of {tokens:,} tokens does not fit in the memory of {self.gradients.device}")
         if self.gradients.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -32,9 +32,9 @@ def token_losses(
     """Cross-entropy in nats of each learned token, float32 (N,), and its place (rows and columns, (N,) each).
 
     model: a language model, with adapters or under DeepSpeed or without. `batch` holds input_ids, position_ids and
-    labels (B, T), which for an encoder-decoder are the decoder's, and then source_ids and source_mask (B, S) besides. Of
-    `parts` parts of the logits, all but the first are made again in the backward pass. Where nothing is learned, there
-    is one loss, of 0.
+    labels (B, T); those of an encoder-decoder are its decoder's, and source_ids and source_mask (B, S) are there
+    besides. Of `parts` parts of the logits, all but the first are made again in the backward pass. Where nothing is
+    learned, there is one loss, of 0.
     """
     places = learned_places(batch["labels"])
     module = getattr(model, "module", model)

@@ -232,9 +232,7 @@ def _write_queued_shard(
     data: TokenSettings,
     start: int | None,
 ) -> ShardRecord:
-    return write_queued_shard(
-        attempt, index, places, order, corpus, source.tokenizer(), data, decoder_start=start
-    )
+    return write_queued_shard(attempt, index, places, order, corpus, source.tokenizer(), data, decoder_start=start)
 
 
 def _write_heldout(

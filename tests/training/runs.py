@@ -101,7 +101,9 @@ def write_tokens(store: Store, model: Path, rows: int, data: TokenSettings, **co
     attempt, plan, tokenizer = store.attempt("tokens", name), {"steps_per_shard": 2}, load_tokenizer(model)
     starts, start = even_steps(rows, data), decoder_start(read_config(str(model)))
     if data.batch_tokens is not None:
-        starts = steps_by_tokens(count_tokens(order, made, tokenizer, data, 0, rows, decoder_start=start), data.batch_tokens, data.epochs)
+        starts = steps_by_tokens(
+            count_tokens(order, made, tokenizer, data, 0, rows, decoder_start=start), data.batch_tokens, data.epochs
+        )
     steps = len(starts) - 1
     records = [
         write_token_shard(
