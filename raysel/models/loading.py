@@ -1,7 +1,8 @@
 """Finding a model's files and loading it: safetensors only, no remote code unless asked for by name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,8 +153,11 @@ def load_causal_lm(
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    kind = AutoModelForSeq2SeqLM if _has_encoder(folder) else AutoModelForCausalLM
-    model = _load(kind, folder, dtype, trust_remote_code, device_map=device_map)
+    kind, has_encoder = AutoModelForCausalLM, _has_encoder(folder)
+    if has_encoder:
+        kind = AutoModelForSeq2SeqLM
+    with _own_head(Path(folder)) if has_encoder else nullcontext():
+        model = _load(kind, folder, dtype, trust_remote_code, device_map=device_map)
     head = model.get_output_embeddings()
     if head is not None and head.weight is not model.get_input_embeddings().weight:
         # mT5's config says in transformers 5 that the head is tied, whatever the checkpoint has; lm-eval ties it then.
@@ -187,6 +191,43 @@ def embedding_modules(model: Any) -> list[Any]:
     """
     parts = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
     return [part.get_input_embeddings() for part in parts]
+
+
+@contextmanager
+def _own_head(folder: Path) -> Iterator[None]:
+    """While open, T5s are not tied to their head where the checkpoint in `folder` has another one than its embeddings.
+
+    transformers 5 says of all T5s that they are tied, and compares the two before it ties them: under ZeRO-3 it has
+    neither then, and ties what differs.
+    """
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made: Any = getattr(transformers, str((config.get("architectures") or [None])[0]), None)
+    tied = getattr(made, "_tied_weights_keys", None)
+    if (
+        made is None
+        or not tied
+        or _first_rows(folder, "lm_head.weight") in (None, _first_rows(folder, "shared.weight"))
+    ):
+        yield
+        return
+    made._tied_weights_keys = {name: source for name, source in tied.items() if name != "lm_head.weight"}
+    try:
+        yield
+    finally:
+        made._tied_weights_keys = tied
+
+
+def _first_rows(folder: Path, name: str) -> bytes | None:
+    """The beginning of a stored weight; None where there is none of that name."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            if name in stored.keys():  # noqa: SIM118 - not a dict
+                return bytes(stored.get_slice(name)[:8].float().numpy().tobytes())
+    return None
 
 
 def _has_encoder(folder: str | Path) -> bool:

@@ -119,8 +119,8 @@ def write_token_shard(
     texts = read_texts(corpus, {name for name, _, _ in planned})
     samples = []
     for position, (name, task, level) in enumerate(planned, start=first):
-        how = {"learn_prompt": learn_prompt, "decoder_start": decoder_start}
-        example = make_example(tokenizer, texts[name], data, **how)
+        text = texts[name]
+        example = make_example(tokenizer, text, data, learn_prompt=learn_prompt, decoder_start=decoder_start)
         samples.append(Sample(position, name, texts[name]["lang"], task, level, example))
     kept, counted = learnable(samples)
     rows = pack(kept, starts, data.max_tokens, packing=packing, levels_apart=levels_apart, first_step=first_step)
