@@ -16,6 +16,8 @@ from raysel.planning.memory import trained_parameters, training_memory
 from raysel.planning.operations import RATES, Work, distance_work, gpu_of, gradient_work, training_work, vector_work
 from raysel.training.settings import warmup_training
 
+BOUND = "(of an encoder-decoder's activations and operations no more than a bound is known)"
+
 
 def model_shape(model: ModelSettings) -> Shape | None:
     """By its folder's config, its name on the hub, or what is made of it first.
@@ -79,13 +81,13 @@ def work_of(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[st
         read = min(tokens_per_row, embedding.max_tokens)
         found["vectors"] = vector_work(embedded, kept, read, layer=embedding.layer)
         found["sums"] = distance_work(kept, embedded.width, precision=separability.precision)
-    if shape is None or len(shape.stacks) > 1:
+    if shape is None:
         return found
     if "less" in experiment.selection.methods:
         warmup = less.warmup
         as_training = warmup_training(warmup, experiment.training)
         shape.adapted(warmup.lora.targets, section="selection.less.warmup")
-        seen = min(tokens_per_row, warmup.max_tokens)
+        seen = min(tokens_per_row, as_training.data.row_tokens(has_encoder=shape.has_encoder))
         found["warmup"] = training_work(shape, as_training, warmup.epochs * round(kept * warmup.share), seen)
         every_row = experiment.selection.candidates == "corpus" or "less" in experiment.selection.compare
         pool = kept if every_row else round(kept * (experiment.preselect.rho or 1.0))
@@ -101,7 +103,7 @@ def work_of(experiment: Experiment, rows: int, tokens_per_row: float) -> dict[st
         )
     trained = trained_rows(experiment, rows)
     if trained is not None:
-        seen = min(tokens_per_row, experiment.training.data.max_tokens)
+        seen = min(tokens_per_row, experiment.training.data.row_tokens(has_encoder=shape.has_encoder))
         found["model"] = training_work(shape, experiment.training, trained, seen)
     return found
 
@@ -128,8 +130,6 @@ def wall_hours(experiment: Experiment, hours: Mapping[str, float]) -> float:
 def memory_lines(experiment: Experiment, shape: Shape | None) -> list[str]:
     """How training lies on the machines, in lines for `raysel plan`. `FitError` where a GPU holds less."""
     settings, cluster = experiment.training, experiment.cluster
-    if shape is not None and len(shape.stacks) > 1:
-        raise ShapeError(f"{experiment.model.path} has an encoder; only models without one are trained here")
     if shape is None:
         return [f"model: the shape of {experiment.model.path} is not known, so its memory is not planned"]
     how = f"{settings.method}, {settings.dtype}, ZeRO-{settings.zero}"
@@ -141,6 +141,7 @@ def memory_lines(experiment: Experiment, shape: Shape | None) -> list[str]:
         return [
             f"model: {how}, {workers} CPU workers, of each {readable(needed)}:",
             *_in_lines(memory.explained()),
+            *([f"  {BOUND}"] if shape.has_encoder else []),
         ]
     if cluster.gpu_memory_gb is None:
         return []  # said once, of the vectors
@@ -151,6 +152,7 @@ def memory_lines(experiment: Experiment, shape: Shape | None) -> list[str]:
     return [
         f"model: {how}, {workers} GPUs, of each {readable(memory.device_bytes)} of {cluster.gpu_memory_gb:g} GB:",
         *_in_lines(memory.explained()),
+        *([f"  {BOUND}"] if shape.has_encoder else []),
         f"  on each host {readable(memory.host * here)} of memory for its {here} workers",
     ]
 
@@ -159,7 +161,7 @@ def refuse_warmup_that_does_not_fit(experiment: Experiment, shape: Shape | None,
     """`FitError` where a GPU does not hold the model of LESS's warm-up, or the one that its gradients are taken of,
     where these stages are among `to_run`."""
     cluster, less = experiment.cluster, experiment.selection.less
-    if shape is None or len(shape.stacks) > 1 or not cluster.gpus_per_node or cluster.gpu_memory_gb is None:
+    if shape is None or not cluster.gpus_per_node or cluster.gpu_memory_gb is None:
         return
     machines = Machines(cluster.nodes, cluster.gpus_per_node, cluster.gpu_memory_gb)
     settings = warmup_training(less.warmup, experiment.training)

@@ -16,12 +16,14 @@ from raysel.corpus.presets import Layout
 from raysel.corpus.rows import standardise
 from raysel.corpus.stage import find_layout, leaf_files
 from raysel.experiment import Experiment
-from raysel.models.loading import ModelError, find_model, load_tokenizer
+from raysel.models.loading import ModelError, decoder_start, find_model, load_tokenizer
 from raysel.models.settings import ModelSettings
 from raysel.models.templates import end_of_turn, sample_text, template_source
 from raysel.pipeline import expand
 from raysel.store import Store
-from raysel.training.examples import IGNORED, instruction_example
+from raysel.training.examples import IGNORED
+from raysel.training.token_shards import make_example
+from raysel.training.tokenizer_source import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,18 +39,19 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
     how many samples are cut, by language.
     """
     with TemporaryDirectory() as scratch:
-        tokenizer = _tokenizer(experiment, experiment.model, Path(scratch))
-        embedded = experiment.embedding.model
-        feeder = _tokenizer(experiment, embedded, Path(scratch)) if embedded else tokenizer
+        folder, embedded = _folder(experiment, experiment.model, Path(scratch)), experiment.embedding.model
+        tokenizer, start = _tokenizer(experiment.model, folder), decoder_start(read_config(str(folder)))
+        feeder = _tokenizer(embedded, _folder(experiment, embedded, Path(scratch))) if embedded else tokenizer
     fed = _Fed(experiment, feeder)
     taken = "reversed" if embedded is None else "reversed, in what embedding.model is fed"
     console.print(f"trained on: [green]green[/green]; whose hidden state is taken: [reverse]{taken}[/reverse]")
     for row in islice(_rows(experiment), count):
         console.rule(f"{row['id']} ({row['lang']})", align="left")
         ids = fed.ids(row)[: experiment.embedding.max_tokens]
-        longest = experiment.training.data.max_tokens
-        example = instruction_example(tokenizer, row["prompt"], row["response"], longest, history=row["history"])
+        example = make_example(tokenizer, row, experiment.training.data, decoder_start=start)
         text = Text()
+        if example.source_ids is not None:
+            text.append(tokenizer.decode(example.source_ids.tolist()) + "\n", style="dim")
         # The taken token is one of those trained on, where both see the same tokens up to it.
         same = embedded is None and example.input_ids.tolist()[: len(ids)] == ids
         place = len(ids) - 1 if same else None
@@ -61,7 +64,7 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
             whole = Text(feeder.decode(ids[:-1]), style="dim")
             console.print(whole.append(feeder.decode(ids[-1:]), style="dim reverse"))
         console.print(
-            f"{len(example.input_ids)} tokens, {example.trained_tokens} trained on"
+            f"{example.tokens} tokens, {example.trained_tokens} trained on"
             f"{', cut at training.data.max_tokens' if example.truncated else ''}; "
             f"embedded: {len(ids)} tokens, the last is {feeder.decode([ids[-1]])!r}",
             style="dim",
@@ -112,16 +115,18 @@ def _styles(labels: np.ndarray, *, taken: int | None) -> list[str]:
     return [f"{style} reverse" if place == taken else style for place, style in enumerate(styles)]
 
 
-def _tokenizer(experiment: Experiment, model: ModelSettings, scratch: Path) -> "PreTrainedTokenizerBase":
+def _folder(experiment: Experiment, model: ModelSettings, scratch: Path) -> Path:
     if model.path is not None:
-        folder = find_model(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    else:
-        store = Store(experiment.storage)
-        step = next(step for step in expand(experiment, store) if step.stage == "base_model")
-        artifact = store.artifact(step.stage, step.fingerprint)
-        if artifact is None:
-            raise ModelError("the small base model is not made yet: raysel run EXPERIMENT --until base_model makes it")
-        folder = artifact.local_folder("model", scratch)
+        return find_model(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    store = Store(experiment.storage)
+    step = next(step for step in expand(experiment, store) if step.stage == "base_model")
+    artifact = store.artifact(step.stage, step.fingerprint)
+    if artifact is None:
+        raise ModelError("the small base model is not made yet: raysel run EXPERIMENT --until base_model makes it")
+    return artifact.local_folder("model", scratch)
+
+
+def _tokenizer(model: ModelSettings, folder: Path) -> "PreTrainedTokenizerBase":
     return load_tokenizer(folder, template_source(model.template.name), trust_remote_code=model.trust_remote_code)
 
 

@@ -131,6 +131,9 @@ QUEUES = pa.schema(
     ]
 )
 TRAINED_ORDER = ORDER.append(pa.field("step", pa.int64(), nullable=False))
+# Beside what these two tables promise, the rows of an encoder-decoder have what its encoder takes in; `input_ids` are
+# then what its decoder does.
+SOURCE_IDS = pa.field("source_ids", pa.list_(pa.int32()), nullable=False)
 QUEUED_TOKENS = pa.schema(
     [
         pa.field("place", pa.int64(), nullable=False),

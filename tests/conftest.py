@@ -134,3 +134,11 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.small_models import save_tiny_llama
 
     return save_tiny_llama(tmp_path_factory.mktemp("tiny_llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_mt5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight mT5 with two layers on either side, in float32 and without dropout, as a folder."""
+    from tests.small_models import save_tiny_mt5
+
+    return save_tiny_mt5(tmp_path_factory.mktemp("tiny_mt5"), dropout_rate=0.0)

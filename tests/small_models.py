@@ -4,13 +4,13 @@ import copy
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    MT5Config,
-    MT5ForConditionalGeneration,
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
@@ -84,11 +84,21 @@ def save_tiny_of_family(folder: Path, config: PretrainedConfig) -> Path:
     return folder
 
 
-def save_tiny_mt5(folder: Path) -> Path:
-    """Save a random-weight mT5 of two blocks on either side in `folder`."""
+def save_tiny_mt5(folder: Path, kind: str = "MT5", **config: object) -> Path:
+    """Save a random-weight mT5 (or T5, UMT5) of two blocks on either side in `folder`.
+
+    Its tokenizer is like T5's: it has no BOS and puts the end-of-text token behind every text.
+    """
     tokenizer = byte_bpe_tokenizer()
+    tokenizer.bos_token = None
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", tokenizer.eos_token_id)]
+    )
     torch.manual_seed(0)
-    config = MT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_heads=4, num_layers=2)
-    MT5ForConditionalGeneration(config).save_pretrained(folder)
+    shape = {"vocab_size": len(tokenizer), "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 2}
+    special = {name: getattr(tokenizer, name) for name in ("eos_token_id", "pad_token_id")}
+    begin = {"decoder_start_token_id": tokenizer.pad_token_id}
+    made = getattr(transformers, f"{kind}Config")(**shape | special | begin | config)
+    getattr(transformers, f"{kind}ForConditionalGeneration")(made).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

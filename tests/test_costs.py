@@ -123,8 +123,19 @@ def test_what_cannot_fit_is_refused(file: Path) -> None:
     assert done.returncode == 2
     assert "training.zero=2 is enough" in done.stderr
     assert "Traceback" not in done.stderr
-    with pytest.raises(UserError, match="google/mt5-xl has an encoder"):
-        planned(file, "model.path=google/mt5-xl", "training.zero=2")
+
+
+def test_an_encoder_decoder_is_planned_with_a_bound(file: Path) -> None:
+    mt5 = ["model.path=google/mt5-xl", "training.lora.targets=[q, v]"]
+    shown = planned(file, *mt5, rows=1000, tokens_per_row=200)
+    assert "no more than a bound is known" in shown
+    assert "model: lora, bfloat16, ZeRO-2, 8 GPUs, of each " in shown
+    assert "no more than a bound" not in planned(file)
+    shape = model_shape(experiment(model={"path": "google/mt5-xl", "template": "plain"}).model)
+    asked = {m: work_of(experiment(model={"path": m, "template": "plain"}), 1000, 200) for m in ("google/mt5-xl",)}[
+        "google/mt5-xl"
+    ]
+    assert asked["vectors"].operations < 2.1 * shape.encoder.matrices * 1000 * 200
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,10 @@ class Tokens:
 
 
 class LastTokenEncoder:
-    """Takes the hidden state of each text's last token from a causal language model.
+    """Takes the hidden state of each text's last token from a language model.
 
-    model: a transformers causal LM or its base model; the language-model head is never run.
+    model: a transformers causal LM or its base model, or an encoder-decoder (T5) or its encoder, whose states are
+        taken; the language-model head is never run, nor a decoder behind an encoder.
     tokenizer: its tokenizer; texts are tokenised as they stand, without added special tokens.
     max_tokens: longer texts are cut on the right, and the last token kept is taken.
     layer: index into the hidden states as transformers counts them, -1 is the last, after the final norm; or a list of
@@ -84,6 +85,8 @@ class LastTokenEncoder:
         threads: int | None = None,
     ) -> None:
         body = getattr(model, model.base_model_prefix, model)
+        if model.config.is_encoder_decoder and hasattr(model, "decoder"):
+            body = model.get_encoder()
         if not hasattr(model, "hf_device_map"):
             body = body.to(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is not None:

@@ -7,7 +7,8 @@ Three things make it cheaper than a plain forward, and none needs to know the mo
   the keys and values are read. So that block is run twice: on all tokens with a cache that keeps the keys and values
   it is handed and ends the run there, then on the last tokens alone with a cache that returns what was kept.
 - Packed, the texts of a batch lie end to end in one row without padding, with an attention kernel that keeps them
-  apart; else they are padded on the right, where the causal mask keeps the padding out.
+  apart; else they are padded on the right, where the causal mask keeps the padding out. An encoder, which looks ahead
+  too, is told what is padding.
 
 Legend: B texts, R x C the grid of tokens a model is given (B rows of the longest text, or one row of all texts), d
 hidden units, L blocks.
@@ -26,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from raysel.memory_errors import is_out_of_memory
+from raysel.models.loading import ENCODER_DECODERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +55,12 @@ class Layout:
     longest: int
     ends: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """int64 (R, C) of padded texts: 1 for a token, 0 for padding."""
+        places = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        return (places <= self.columns[:, None]).long()
 
     @property
     def padded(self) -> bool:
@@ -123,6 +131,8 @@ class LastTokenForward:
                 "max_length_q": layout.longest,
                 "max_length_k": layout.longest,
             }
+        elif looks_ahead(self.body):
+            arguments = {"attention_mask": layout.mask}
         states: dict[int, torch.Tensor] = {}
         highest = max(self.layers)
         with ExitStack() as attached:
@@ -164,8 +174,10 @@ def exact_forward(
     if window and window < longest:
         lengths.append(window + 2)
     ways = [(True, True), (True, False)] if packed and _takes_other_attention(body) else []
+    # Of an encoder the last block's last tokens alone would have other relative positions.
+    ways += [(False, False)] if looks_ahead(body) else [(False, True), (False, False)]
     deviations = []
-    for pack, skip in (*ways, (False, True), (False, False)):
+    for pack, skip in ways:
         forward = LastTokenForward(body, layers, packed=pack, skip=skip)
         try:
             deviations.append(_deviation(forward, plain or body, lengths))
@@ -181,7 +193,14 @@ def exact_forward(
     )
 
 
+def looks_ahead(body: "PreTrainedModel") -> bool:
+    """Whether it is the encoder of an encoder-decoder, of which every token sees all of its text."""
+    return body.config.model_type in ENCODER_DECODERS
+
+
 def _takes_other_attention(body: "PreTrainedModel") -> bool:
+    if looks_ahead(body):
+        return False
     if getattr(body.config.get_text_config(), "attention_chunk_size", None):
         return False  # attention within chunks of a text, which `packed_attention` does not know
     return bool(getattr(body, "_supports_attention_backend", False)) and body._can_set_attn_implementation()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from raysel.models.loading import embedding_modules
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -30,7 +32,7 @@ def deadline(model: "PreTrainedModel", seconds: float, *, grace: float = 60.0) -
             raise DeadlineError(f"took longer than {seconds:g} s")
 
     # Every pass goes through the embeddings; generation with a PEFT model does not go through the wrapper's forward.
-    hook = model.get_input_embeddings().register_forward_pre_hook(refuse_when_late)
+    hooks = [part.register_forward_pre_hook(refuse_when_late) for part in embedding_modules(model)]
     last_resort = threading.Timer(seconds + grace, os._exit, args=[1])
     last_resort.daemon = True
     last_resort.start()
@@ -38,4 +40,5 @@ def deadline(model: "PreTrainedModel", seconds: float, *, grace: float = 60.0) -
         yield
     finally:
         last_resort.cancel()
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

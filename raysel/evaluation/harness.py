@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 import lm_eval.utils
@@ -42,7 +42,8 @@ def harness_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
     """`model` as lm-eval wants it, and lm-eval in the state that the tasks are run in: templates sandboxed, no bars."""
     disable_progress_bar()
     sandbox_templates()
-    return HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+    backend: Literal["seq2seq", "causal"] = "seq2seq" if model.config.is_encoder_decoder else "causal"
+    return HFLM(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch_size)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,10 @@ def _fitting_batch(model: EvaluatedModel, judge: EvaluatedModel | None, gpus: in
 
     def fits(batch: int) -> bool:
         try:
-            lm._model_call(torch.ones((batch, tokens), dtype=torch.long, device=lm.device)).float().log_softmax(-1)
+            texts = torch.ones((batch, tokens), dtype=torch.long, device=lm.device)
+            # As many tokens for the decoder behind an encoder.
+            answers = {"attn_mask": texts, "labels": texts} if lm.backend == "seq2seq" else {}
+            lm._model_call(texts, **answers).float().log_softmax(-1)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

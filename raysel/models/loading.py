@@ -1,6 +1,8 @@
 """Finding a model's files and loading it: safetensors only, no remote code unless asked for by name."""
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ from raysel.models.templates import NAMED_TEMPLATES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# Those whose encoder takes the prompt and whose decoder answers, with relative positions: what all rooms are made for.
+ENCODER_DECODERS = ("t5", "mt5", "umt5")
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 
 
@@ -21,7 +25,7 @@ def find_model(path: str, *, revision: str | None = None, trust_remote_code: boo
     """The local folder of `path`: itself if it is a folder, else the Hugging Face snapshot of that name.
 
     Raises `ModelError` where there is neither, where the folder has no config, weights or tokenizer, or where the model
-    is no causal language model but an encoder-decoder.
+    is an encoder-decoder of another family than `ENCODER_DECODERS`.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -58,7 +62,7 @@ def _refuse_damaged(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"model folder {folder}: config.json is not JSON: {error}") from error
-    _refuse_encoder_decoder(folder, config)
+    _refuse_other_encoder_decoders(folder, config)
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="np"):
@@ -67,12 +71,20 @@ def _refuse_damaged(folder: Path) -> None:
             raise ModelError(f"model folder {folder}: {file.name} is damaged: {error}") from error
 
 
-def _refuse_encoder_decoder(folder: Path, config: dict[str, Any]) -> None:
-    if config.get("is_encoder_decoder"):
+def _refuse_other_encoder_decoders(folder: Path, config: dict[str, Any]) -> None:
+    if config.get("is_encoder_decoder") and config.get("model_type") not in ENCODER_DECODERS:
         raise ModelError(
-            f"model folder {folder}: {config.get('model_type', 'this')} is an encoder-decoder model, which can neither "
-            "be embedded nor trained nor evaluated here: choose a causal language model (a decoder alone)"
+            f"model folder {folder}: {config.get('model_type', 'this')} is an encoder-decoder model, of which only "
+            f"{', '.join(ENCODER_DECODERS)} can be used here: choose one of them, or a causal language model"
         )
+
+
+def decoder_start(config: Mapping[str, Any]) -> int | None:
+    """The token that the decoder of an encoder-decoder begins with; None for a decoder alone. config: of the model."""
+    if not config.get("is_encoder_decoder"):
+        return None
+    # T5 begins with the padding, token 0 in all its vocabularies.
+    return int(config.get("decoder_start_token_id") or config.get("pad_token_id") or 0)
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
@@ -134,13 +146,15 @@ def load_causal_lm(
     trust_remote_code: bool = False,
     device_map: str | None = None,
 ) -> "PreTrainedModel":
-    """The causal language model in `folder`, with the PEFT adapter in `adapter` on it if one is given.
+    """The language model in `folder`, a decoder or an encoder with a decoder as its config says, with the PEFT adapter
+    in `adapter` on it if one is given.
 
     device_map: "balanced" splits the blocks over the GPUs that this process sees.
     """
-    from transformers import AutoModelForCausalLM
-
-    model = _load(AutoModelForCausalLM, folder, dtype, trust_remote_code, device_map=device_map)
+    kind, as_the_head_is = _kind(folder)
+    with as_the_head_is:
+        model: PreTrainedModel = _load(kind, folder, dtype, trust_remote_code, device_map=device_map)
+    say_whether_tied(model)
     if adapter is not None:
         from peft import PeftModel
 
@@ -162,26 +176,98 @@ def read_config(folder: str | Path, *, dtype: str, trust_remote_code: bool = Fal
 
 
 def make_causal_lm(folder: str | Path, config: Any, *, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """The causal language model in `folder` with `config`, but without its weights; on torch's default device."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    """The language model in `folder` with `config`, but without its weights; on torch's default device."""
+    from transformers import GenerationConfig
     from transformers.utils import GENERATION_CONFIG_NAME
 
-    model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    kind, as_the_head_is = _kind(folder)
+    with as_the_head_is:
+        model = kind.from_config(config, trust_remote_code=trust_remote_code)
     if (Path(folder) / GENERATION_CONFIG_NAME).exists():
         model.generation_config = GenerationConfig.from_pretrained(str(folder))
     return model.eval()
 
 
+def say_whether_tied(model: "PreTrainedModel") -> None:
+    """mT5's config says in transformers 5 that the head is tied, whatever the checkpoint has; lm-eval ties it then."""
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
+
+
+def _kind(folder: str | Path) -> tuple[Any, AbstractContextManager[None]]:
+    """The class that makes the model in `folder`, and what is to be open while it does."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    if _has_encoder(folder):
+        return AutoModelForSeq2SeqLM, _own_head(Path(folder))
+    return AutoModelForCausalLM, nullcontext()
+
+
 def load_encoder(
     folder: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False, device_map: str | None = None
 ) -> "PreTrainedModel":
-    """The model without its language-model head: its last hidden state is the one after the final norm.
+    """The model without its language-model head, of an encoder-decoder the encoder alone: its last hidden state is the
+    one after the final norm.
 
     device_map: "balanced" splits the blocks over the GPUs that this process sees.
     """
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForTextEncoding
 
-    return _load(AutoModel, folder, dtype, trust_remote_code, device_map=device_map)
+    kind = AutoModelForTextEncoding if _has_encoder(folder) else AutoModel
+    return _load(kind, folder, dtype, trust_remote_code, device_map=device_map)
+
+
+def embedding_modules(model: Any) -> list[Any]:
+    """The modules that make embeddings of tokens: every forward begins in one of them.
+
+    The encoder and the decoder of an encoder-decoder have one each, with the same weights; the model's own, which
+    `get_input_embeddings` gives, is never called.
+    """
+    parts = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
+    return [part.get_input_embeddings() for part in parts]
+
+
+@contextmanager
+def _own_head(folder: Path) -> Iterator[None]:
+    """While open, T5s are not tied to their head where the checkpoint in `folder` has another one than its embeddings.
+
+    transformers 5 says of all T5s that they are tied, and compares the two before it ties them; where it has no values
+    to compare (ZeRO-3), it would tie what differs.
+    """
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made: Any = getattr(transformers, str((config.get("architectures") or [None])[0]), None)
+    tied = getattr(made, "_tied_weights_keys", None)
+    if (
+        made is None
+        or not tied
+        or _first_rows(folder, "lm_head.weight") in (None, _first_rows(folder, "shared.weight"))
+    ):
+        yield
+        return
+    made._tied_weights_keys = {name: source for name, source in tied.items() if name != "lm_head.weight"}
+    try:
+        yield
+    finally:
+        made._tied_weights_keys = tied
+
+
+def _first_rows(folder: Path, name: str) -> bytes | None:
+    """The beginning of a stored weight; None where there is none of that name."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            if name in stored.keys():  # noqa: SIM118 - not a dict
+                return bytes(stored.get_slice(name)[:8].float().numpy().tobytes())
+    return None
+
+
+def _has_encoder(folder: str | Path) -> bool:
+    config = Path(folder) / "config.json"
+    return config.is_file() and decoder_start(json.loads(config.read_text(encoding="utf-8"))) is not None
 
 
 def _load(kind: Any, folder: str | Path, dtype: str, trust_remote_code: bool, **more: Any) -> Any:

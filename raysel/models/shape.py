@@ -16,7 +16,12 @@ from raysel.errors import UserError
 
 INSTRUCT = "-Instruct"
 # What transformers drops out where the config does not say it, of the families that are trained here.
-UNSAID_DROPOUT = {"gpt2": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}}
+UNSAID_DROPOUT = {
+    "gpt2": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1},
+    "t5": {"dropout_rate": 0.1},
+    "mt5": {"dropout_rate": 0.1},
+}
+UNSAID_INNER = {"t5": "relu", "mt5": "gated-gelu"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,15 @@ class Shape:
     stacks: tuple[Stack, ...]
     others: int
     drops_out: bool = False
+
+    @property
+    def has_encoder(self) -> bool:
+        return len(self.stacks) > 1
+
+    @property
+    def encoder(self) -> "Shape":
+        """The encoder of an encoder-decoder, by itself; a decoder alone is as it is."""
+        return replace(self, stacks=self.stacks[:1])
 
     @property
     def blocks(self) -> int:
@@ -311,14 +325,16 @@ def _of_whole_heads(
     )
 
 
-def _mt5(config: Mapping[str, Any]) -> Shape:
-    """Encoder and decoder; a block of the decoder attends twice, to its own tokens and to the encoder's."""
-    width, inner, heads, head_width = config["d_model"], config["d_ff"], config["num_heads"], config["d_kv"]
+def _t5(config: Mapping[str, Any]) -> Shape:
+    """T5 and mT5: a block of the decoder attends twice, to its own tokens and to the encoder's."""
+    family, width, inner = str(config["model_type"]), config["d_model"], config["d_ff"]
+    heads, head_width = config["num_heads"], config["d_kv"]
+    inner_layer = str(config.get("feed_forward_proj") or UNSAID_INNER[family])
     queries = heads * head_width
 
     def linears(attentions: int) -> tuple[Linear, ...]:
         attention = [Linear(name, "attention", width, queries, copies=attentions) for name in ("q", "k", "v")]
-        gated = ("wi_0", "wi_1") if str(config["feed_forward_proj"]).startswith("gated") else ("wi",)
+        gated = ("wi_0", "wi_1") if inner_layer.startswith("gated") else ("wi",)
         return (
             *attention,
             Linear("o", "attention", queries, width, copies=attentions),
@@ -329,17 +345,17 @@ def _mt5(config: Mapping[str, Any]) -> Shape:
     encoder = Stack(config["num_layers"], linears(1), norms=2 * width)
     decoder = Stack(config.get("num_decoder_layers") or config["num_layers"], linears(2), 3 * width, attentions=2)
     # The relative positions of each stack's first block, and its last norm.
-    others = 2 * (config["relative_attention_num_buckets"] * heads + width)
+    others = 2 * (config.get("relative_attention_num_buckets", 32) * heads + width)
     return Shape(
-        family="mt5",
+        family=family,
         width=width,
         inner=inner,
         heads=heads,
         kv_heads=heads,
         head_width=head_width,
         vocabulary=config["vocab_size"],
-        # The published configs say false; transformers 5 ties them whatever they say.
-        tied=True,
+        # The checkpoints whose configs say false (mT5, T5 1.1) have a head of its own, which transformers 5 keeps.
+        tied=bool(config.get("tie_word_embeddings", True)),
         stacks=(encoder, decoder),
         others=others,
     )
@@ -349,5 +365,5 @@ FAMILIES = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "cohere", "cohere2"), _llama_like),
     "gpt2": _gpt2,
     "bloom": _bloom,
-    "mt5": _mt5,
+    **dict.fromkeys(("t5", "mt5"), _t5),
 }

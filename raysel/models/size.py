@@ -45,7 +45,7 @@ def model_size(folder: Path) -> ModelSize:
     return ModelSize(
         parameters=parameters,
         width=width,
-        inner=first("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=4 * width),
+        inner=first("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", default=4 * width),
         blocks=first("num_hidden_layers", "n_layer", "n_layers", "num_layers", default=32),
     )
 

@@ -87,6 +87,9 @@ class SavedWeights:
                             f"{shapes[own]}"
                         )
                     self._found[own] = file, key
+        for one, other in model.all_tied_weights_keys.items():
+            if one in self._found:  # files may have a tied weight under either name
+                self._found.setdefault(other, self._found[one])
 
     def __enter__(self) -> Self:
         return self

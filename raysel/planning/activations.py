@@ -1,4 +1,4 @@
-"""Bytes that a forward pass keeps for the backward pass, by hand for every family.
+"""Bytes that a forward pass keeps for the backward pass, by hand for every family; of an encoder-decoder a bound.
 
 What autograd saves of one token in one block, in transformers 5: the inputs of norms (Llama's are taken in float32),
 what a norm multiplies with its weight, the inputs of linear modules, queries, keys, values, mask and result of
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raysel.models.shape import Linear, Shape, ShapeError
+from raysel.models.shape import Linear, Shape, Stack
 from raysel.training.logits import logit_parts
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -40,9 +40,7 @@ def trained_adapters(
 
 
 def block_bytes(shape: Shape, *, dtype: Dtype, tokens: int, row_tokens: int, trained: Trained) -> int:
-    """Bytes that one block keeps of `tokens` tokens in rows of `row_tokens`. `ShapeError` for an encoder-decoder."""
-    if len(shape.stacks) > 1:
-        raise ShapeError(f"a {shape.family} model has an encoder; what is trained here has none")
+    """Bytes that one block of a decoder keeps of `tokens` tokens in rows of `row_tokens`."""
     of_family = {"gpt2": _gpt2, "bloom": _bloom}.get(shape.family, _llama_like)
     # Measured: of GPT-2's modules PEFT's DoRA keeps the weight with its update too, of others not.
     measured = _adapted(shape, trained) if trained.dora and shape.family == "gpt2" else []
@@ -65,6 +63,28 @@ def activation_bytes(
     if checkpointing:
         return shared + shape.blocks * tokens * b * shape.width + block
     return shared + shape.blocks * block
+
+
+def encoder_decoder_bytes(
+    shape: Shape, *, dtype: Dtype, rows: int, source_tokens: int, tokens: int, trained: Trained, checkpointing: bool
+) -> int:
+    """At most so many bytes all blocks keep of `rows` rows, each of `source_tokens` in the encoder and `tokens` in the
+    decoder: as if every kernel of attention kept its weights, and something were dropped out everywhere.
+
+    checkpointing: as in `activation_bytes`.
+    """
+    b, queries = BYTES[dtype], shape.heads * shape.head_width
+    encoder, decoder = shape.stacks
+    # Every block of the decoder makes keys and values of the encoder's states anew.
+    of_source = 2 * b * queries + _t5_adapters(decoder, b, trained)
+    in_encoder = source_tokens * _t5(shape, encoder, b, source_tokens, trained)
+    in_decoder = tokens * _t5(shape, decoder, b, max(source_tokens, tokens), trained) + source_tokens * of_source
+    # The positions' biases, made in the first block of either side, and what goes in and comes out.
+    shared = WHOLE * shape.heads * (source_tokens**2 + tokens**2) + 4 * WHOLE * shape.width * (source_tokens + tokens)
+    if checkpointing:
+        inputs = b * shape.width * (encoder.blocks * source_tokens + decoder.blocks * tokens)
+        return rows * (shared + inputs + max(in_encoder, in_decoder))
+    return rows * (shared + encoder.blocks * in_encoder + decoder.blocks * in_decoder)
 
 
 def logit_bytes(shape: Shape, *, dtype: Dtype, tokens: int) -> int:
@@ -115,6 +135,25 @@ def _bloom(shape: Shape, b: int, row_tokens: int, trained: Trained) -> int:
     weights = shape.heads * row_tokens * (WHOLE if b == WHOLE else WHOLE + b)
     mlp = b * shape.inner * (1 + trained.keeps_input_of("dense_4h_to_h"))
     return b * shape.width * (2 + 3 + inputs) + weights + mlp
+
+
+def _t5(shape: Shape, stack: Stack, b: int, seen: int, trained: Trained) -> int:
+    """At most of one token that attends to `seen` tokens. A block's parts each have a norm, taken in float32; the mask
+    that is added to the scores has the positions' biases in it, for each head."""
+    norms = (stack.attentions + 1) * shape.width * (WHOLE + 3 * b + 1)
+    scores = shape.heads * seen * (2 * WHOLE + b + 2)
+    attention = stack.attentions * (b * 5 * shape.heads * shape.head_width + WHOLE * shape.heads + scores)
+    return norms + attention + shape.inner * (10 * b + 1) + _t5_adapters(stack, b, trained)
+
+
+def _t5_adapters(stack: Stack, b: int, trained: Trained) -> int:
+    """At most of one token: as `_adapters` has it, for every linear module of the block."""
+    if trained.adapted is None:
+        return 0
+    modules = [linear for linear in stack.linears if linear in trained.adapted]
+    inputs = sum(linear.copies * linear.inputs for linear in modules) * (b + 1)
+    scaled = sum(2 * b * linear.copies * linear.outputs for linear in modules) if trained.dora else 0
+    return sum(linear.copies for linear in modules) * trained.rank * b + inputs + scaled
 
 
 def dora_bytes(shape: Shape, *, dtype: Dtype, trained: Trained) -> int:

@@ -21,6 +21,7 @@ stage3.py for buckets, copies and what offloading moves.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
@@ -34,6 +35,7 @@ from raysel.planning.activations import (
     Trained,
     activation_bytes,
     dora_bytes,
+    encoder_decoder_bytes,
     logit_bytes,
     trained_adapters,
 )
@@ -91,21 +93,23 @@ def gradient_memory(shape: Shape, settings: TrainingSettings) -> Memory:
 
 def working_bytes(shape: Shape, settings: TrainingSettings, rows: int) -> dict[str, int]:
     """What `rows` rows that go through the model together take, by part."""
-    row_tokens = settings.data.max_tokens
-    tokens = rows * row_tokens
+    row_tokens = settings.data.row_tokens(has_encoder=shape.has_encoder)
+    learned = rows * settings.data.max_tokens
     trained = what_is_trained(shape, settings)
-    activations = activation_bytes(
-        shape,
-        dtype=settings.dtype,
-        tokens=tokens,
-        row_tokens=row_tokens,
-        trained=trained,
-        checkpointing=bool(settings.activation_checkpointing),
-    )
+    kept: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "trained": trained,
+        "checkpointing": bool(settings.activation_checkpointing),
+    }
+    if shape.has_encoder:
+        target = settings.data.max_tokens
+        activations = encoder_decoder_bytes(shape, rows=rows, source_tokens=row_tokens - target, tokens=target, **kept)
+    else:
+        activations = activation_bytes(shape, tokens=learned, row_tokens=row_tokens, **kept)
     # At the end of the backward's first half the logits are gone, and the gradients inside a block come.
-    between = tokens * BYTES[settings.dtype] * 2 * (shape.inner + shape.width)
+    between = rows * row_tokens * BYTES[settings.dtype] * 2 * (shape.inner + shape.width)
     dora = dora_bytes(shape, dtype=settings.dtype, trained=trained)
-    logits = max(logit_bytes(shape, dtype=settings.dtype, tokens=tokens), between, dora)
+    logits = max(logit_bytes(shape, dtype=settings.dtype, tokens=learned), between, dora)
     return {"activations": activations, "logits": logits, "context": CONTEXT_BYTES}
 
 
@@ -121,7 +125,7 @@ def rows_at_once(shape: Shape, settings: TrainingSettings) -> int:
     tokens = settings.micro_batch_tokens
     if not isinstance(tokens, int) or shape.drops_out or (settings.method == "lora" and settings.lora.dropout):
         return 1
-    return max(1, tokens // settings.data.max_tokens)
+    return max(1, tokens // settings.data.row_tokens(has_encoder=shape.has_encoder))
 
 
 def state_bytes(shape: Shape, settings: TrainingSettings, *, workers: int) -> Memory:

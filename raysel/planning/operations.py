@@ -57,14 +57,19 @@ def gpu_of(name: str | None, memory_gb: float | None) -> str | None:
 
 
 def forward_operations(shape: Shape, tokens: float, row_tokens: float, *, head_tokens: float = 0.0) -> float:
-    """Of `tokens` tokens in texts of `row_tokens`, for `head_tokens` of which logits are made."""
+    """Of `tokens` tokens in texts of `row_tokens`, for `head_tokens` of which logits are made.
+
+    Of an encoder-decoder at most: a token is counted in both, though it is in one of them.
+    """
     attended = sum(stack.blocks * stack.attentions for stack in shape.stacks) * shape.heads * shape.head_width
     products = 2 * shape.matrices * tokens + 2 * row_tokens * attended * tokens
     return products + 2 * shape.embeddings * head_tokens
 
 
 def vector_work(shape: Shape, rows: int, tokens_per_row: float, *, layer: int = -1) -> Work:
-    """Hidden states of every row after so many blocks (from the end, where negative: -1 is the last)."""
+    """Hidden states of every row after so many blocks (from the end, where negative: -1 is the last); an encoder's,
+    where there is one."""
+    shape = shape.encoder
     blocks = layer if layer >= 0 else shape.blocks + 1 + layer
     whole = forward_operations(shape, rows * tokens_per_row, tokens_per_row)
     return Work(whole * blocks / shape.blocks, FORWARD_SHARE)

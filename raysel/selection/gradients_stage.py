@@ -19,12 +19,13 @@ from safetensors.torch import load
 
 from raysel.cluster import ItemsFailedError
 from raysel.errors import IncompleteError, UserError
-from raysel.models.loading import load_causal_lm, load_tokenizer
+from raysel.models.loading import decoder_start, load_causal_lm, load_tokenizer
 from raysel.selection.settings import LessSettings
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord, overlapping
 from raysel.tables import gradients_schema
 from raysel.training.examples import instruction_example
+from raysel.training.tokenizer_source import read_config
 
 SHARD_ROWS = 512
 KINDS = ("weight", "exp_avg", "exp_avg_sq")
@@ -148,6 +149,7 @@ class Gradients:
         self.name = "target" if pool is None else "corpus"
         self.wanted = None if pool is None else _pool_ids(pool)
         self.max_tokens, self.dimensions = less.warmup.max_tokens, less.dimensions
+        self.decoder_start = decoder_start(read_config(model))
         with tempfile.TemporaryDirectory() as scratch:
             folder = model.local_folder("model", Path(scratch)) if isinstance(model, Artifact) else model
             self.tokenizer = load_tokenizer(folder, template, trust_remote_code=trust_remote_code)
@@ -173,7 +175,7 @@ class Gradients:
         columns = ["id", "lang", "prompt", "response", "history", *(["subtask"] if self.wanted is None else [])]
         rows = self._read(piece["start"], piece["stop"], columns)
         examples = [
-            instruction_example(self.tokenizer, row["prompt"], row["response"], self.max_tokens, history=row["history"])
+            instruction_example(self.tokenizer, **row, max_tokens=self.max_tokens, decoder_start=self.decoder_start)
             for row in rows.select(["prompt", "response", "history"]).to_pylist()
         ]
         trained = [example.trained_tokens > 0 for example in examples]

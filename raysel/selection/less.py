@@ -194,7 +194,7 @@ class GradientProjector:
             if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
-                tokens, device = len(examples[batch[0]].input_ids), self.gradients.device
+                tokens, device = examples[batch[0]].tokens, self.gradients.device
                 raise MemoryError(f"a sample of {tokens:,} tokens does not fit in the memory of {device}") from error
         else:
             found[batch] = normalise(lane.sketch.result()).half().cpu().numpy()

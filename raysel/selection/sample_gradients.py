@@ -4,7 +4,8 @@ A LoRA matrix is the weight of a linear module. The sample's gradient of it is t
 product of two vectors that the batch's own backward pass makes anyway: the gradient of the module's output and the
 module's input. Samples are padded on the right, where no token before the padding sees it.
 
-Shapes: N samples, B of them in a batch of T tokens each, a matrix (out, in).
+Shapes: N samples, B of them in a batch of T tokens each (of an encoder-decoder, T tokens of the prompt in some modules
+and of the response in others), a matrix (out, in).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from peft.tuners.lora import LoraLayer
 
 from raysel.embedding.batches import batches_under_budget
 from raysel.embedding.positions import long_rope_from, position_limit
+from raysel.models.loading import embedding_modules
+from raysel.training.batches import fill_sources
 from raysel.training.examples import IGNORED, Example
 from raysel.training.logits import logit_parts
 from raysel.training.loss import token_losses
@@ -69,7 +72,7 @@ class SampleGradients:
 
         A sample of which nothing is learned is in none. ValueError for one longer than the model has positions.
         """
-        lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+        lengths = np.array([example.tokens for example in examples], dtype=np.int64)
         if self.positions is not None and lengths.max(initial=0) > self.positions:
             raise ValueError(
                 f"sample {int(lengths.argmax())} has {lengths.max():,} tokens, and the model has positions for "
@@ -108,26 +111,27 @@ class SampleGradients:
             self.stream([examples[row] for row in rows], store)
         return found
 
-    def _losses(self, batch: Sequence[Example]) -> torch.Tensor:
-        """The sum over the samples of the mean loss of each."""
+    def _losses(self, batch: Sequence[Example], given: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The sum over the samples of the mean loss of each. given: the batch, padded."""
         counts = torch.tensor([learned_tokens(example) for example in batch], device=self.device)
         parts = logit_parts(int(counts.sum()), self.vocabulary)
-        losses, (rows, _) = token_losses(self.model, padded(batch, self.device), parts=parts)
+        losses, (rows, _) = token_losses(self.model, given, parts=parts)
         return (losses / counts[rows]).sum()
 
     def _stream_together(self, batch: Sequence[Example], consume: Consume) -> None:
         """MixedSamplesError where the samples cannot be told apart."""
-        grid = (len(batch), max(len(example.input_ids) for example in batch))
-        taking = _Taking(grid, consume)
+        given = padded(batch, self.device)
+        grids = [tuple(given[name].shape) for name in ("input_ids", "source_ids") if name in given]
+        taking = _Taking(grids, consume)
         # What is added to the embeddings: it leaves them as they are and makes them part of what is differentiated.
         nothing = torch.zeros((), device=self.device, requires_grad=True)
-        embeddings = self.model.get_input_embeddings()
         with ExitStack() as attached:
-            hook = embeddings.register_forward_hook(lambda _module, _args, out: out + nothing.to(out.dtype))
-            attached.callback(hook.remove)
+            for embeddings in embedding_modules(self.model):
+                hook = embeddings.register_forward_hook(lambda _module, _args, out: out + nothing.to(out.dtype))
+                attached.callback(hook.remove)
             for name, module in self.modules.items():
                 attached.callback(module.register_forward_hook(partial(taking.begin, name)).remove)
-            torch.autograd.grad(self._losses(batch), nothing)
+            torch.autograd.grad(self._losses(batch, given), nothing)
         for name, matrix in self.matrices.items():
             taking.finish(name, matrix)
 
@@ -143,7 +147,7 @@ class SampleGradients:
         with ExitStack() as attached:
             for name, matrix in self.matrices.items():
                 attached.callback(matrix.register_post_accumulate_grad_hook(partial(take, name)).remove)
-            self._losses([example]).backward()
+            self._losses([example], padded([example], self.device)).backward()
         for name, matrix in self.matrices.items():
             if name not in given:
                 consume(name, torch.zeros((1, *matrix.shape), device=self.device))
@@ -157,7 +161,8 @@ class SampleGradients:
             ids = generator.integers(0, self.vocabulary, min(length, longest)).astype(np.int32)
             labels = ids.copy()
             labels[: len(ids) // 2] = IGNORED
-            examples.append(Example(ids, labels, False))
+            source = generator.permutation(ids)[length % 5 :] if self.model.config.is_encoder_decoder else None
+            examples.append(Example(ids, labels, False, source))
         own = self._put_random_matrices()
         try:
             alone = torch.cat([self._first_rows(partial(self._stream_alone, example)) for example in examples])
@@ -206,7 +211,8 @@ def learned_tokens(example: Example) -> int:
 
 
 def padded(batch: Sequence[Example], device: torch.device) -> dict[str, torch.Tensor]:
-    """input_ids, labels and position_ids, int64 (B, T), filled up on the right with what is not learned."""
+    """input_ids, labels and position_ids, int64 (B, T), filled up on the right with what is not learned; for an
+    encoder-decoder also source_ids and source_mask."""
     longest = max(len(example.input_ids) for example in batch)
     ids = np.zeros((len(batch), longest), dtype=np.int64)
     labels = np.full((len(batch), longest), IGNORED, dtype=np.int64)
@@ -216,14 +222,16 @@ def padded(batch: Sequence[Example], device: torch.device) -> dict[str, torch.Te
     # Positions that begin anew in the padding would be taken for several packed samples.
     positions = np.tile(np.arange(longest), (len(batch), 1))
     named = {"input_ids": ids, "labels": labels, "position_ids": positions}
+    if batch[0].source_ids is not None:
+        named |= fill_sources([example.source_ids for example in batch if example.source_ids is not None])
     return {name: torch.from_numpy(values).to(device) for name, values in named.items()}
 
 
 class _Taking:
-    """Makes a gradient of each matrix during one backward pass over (B, T) tokens."""
+    """Makes a gradient of each matrix during one backward pass over (B, T) tokens, for each of the `grids` (B, T)."""
 
-    def __init__(self, grid: tuple[int, int], consume: Consume) -> None:
-        self.grid, self.consume = grid, consume
+    def __init__(self, grids: Sequence[tuple[int, ...]], consume: Consume) -> None:
+        self.grids, self.consume = grids, consume
         self.awaited: dict[str, int] = {}
         self.sums: dict[str, torch.Tensor] = {}
         self.given: set[str] = set()
@@ -238,7 +246,7 @@ class _Taking:
     def finish(self, name: str, matrix: torch.Tensor) -> None:
         """Hand over what the loss does not depend on, or only on some of the module's calls."""
         if name not in self.given:
-            zero = torch.zeros((self.grid[0], *matrix.shape), device=matrix.device)
+            zero = torch.zeros((self.grids[0][0], *matrix.shape), device=matrix.device)
             self.consume(name, self.sums.pop(name, zero))
 
     def _add(self, name: str, gradient: torch.Tensor, given: torch.Tensor) -> None:
@@ -254,10 +262,10 @@ class _Taking:
 
     def _by_sample(self, name: str, states: torch.Tensor) -> torch.Tensor:
         """(B, T, width): `states` of a module, which may have the tokens of all samples in one dimension."""
-        samples, tokens = self.grid
-        if states.shape[:-1] not in (self.grid, (samples * tokens,)):
-            raise MixedSamplesError(f"{name}: its input {tuple(states.shape)} is not {samples} samples of {tokens}")
-        return states.reshape(samples, tokens, states.shape[-1])
+        for samples, tokens in self.grids:
+            if states.shape[:-1] in ((samples, tokens), (samples * tokens,)):
+                return states.reshape(samples, tokens, states.shape[-1])
+        raise MixedSamplesError(f"{name}: its input {tuple(states.shape)} is not samples of tokens {self.grids}")
 
 
 def _products(outer_BTo: torch.Tensor, inner_BTi: torch.Tensor) -> torch.Tensor:

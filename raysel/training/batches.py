@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from raysel.store import Artifact
-from raysel.tables import TOKENS
+from raysel.tables import SOURCE_IDS, TOKENS
 from raysel.training.examples import IGNORED
 
 
@@ -22,7 +22,7 @@ class Step:
 
     @property
     def tokens(self) -> int:
-        return sum(len(row["input_ids"]) for row in self.rows)
+        return sum(len(row["input_ids"]) + len(row.get("source_ids", ())) for row in self.rows)
 
     @property
     def trained_tokens(self) -> int:
@@ -50,14 +50,15 @@ class Step:
     def share(self, rank: int, world: int) -> list[dict[str, Any]]:
         """Rows rank, rank + world, ...: as many for every rank, so that collective operations match.
 
-        A rank with fewer rows gets rows of two tokens of which none is learned.
+        A rank with fewer rows gets rows of two tokens (and two for an encoder) of which none is learned.
         """
         own = self.rows[rank::world]
         return own + [empty_row(self.rows[0])] * (-(-len(self.rows) // world) - len(own))
 
 
 def empty_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {
+    source = {"source_ids": row["source_ids"][:2]} if "source_ids" in row else {}
+    return source | {
         "input_ids": row["input_ids"][:2],
         "labels": np.full_like(row["labels"][:2], IGNORED),
         "segment_lengths": [len(row["input_ids"][:2])],
@@ -75,7 +76,7 @@ def read_steps(tokens: Artifact, first_step: int, *, of: str = "tokens") -> Iter
         if shard.summary["last_step"] < first_step:
             continue
         table = tokens.read_shard(shard)
-        as_arrays = ("input_ids", "labels")
+        as_arrays = ("input_ids", "labels", *({SOURCE_IDS.name} & {*table.column_names}))
         columns = {name: table[name].to_pylist() for name in TOKENS.names if name not in as_arrays}
         columns |= {name: table[name].to_numpy(zero_copy_only=False) for name in as_arrays}
         rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
@@ -88,7 +89,8 @@ def collate(rows: Sequence[dict[str, Any]], positions: Sequence[int], device: to
     """Rows as int64 (B, T) tensors: input_ids, labels, position_ids (from 0 in every sample) and sample, the index of
     a token's sample in `positions`, which are in ascending order.
 
-    What fills a shorter row is a sample of its own, of which nothing is learned.
+    What fills a shorter row is a sample of its own, of which nothing is learned. For an encoder-decoder there are
+    source_ids (B, S) besides, and source_mask, 1 for a token and 0 for what fills.
     """
     longest = max(len(row["input_ids"]) for row in rows)
     filled = {name: np.zeros((len(rows), longest), dtype=np.int64) for name in ("input_ids", "position_ids", "sample")}
@@ -100,7 +102,18 @@ def collate(rows: Sequence[dict[str, Any]], positions: Sequence[int], device: to
         filled["position_ids"][at] = np.concatenate([np.arange(length) for length in (*lengths, longest - tokens)])
         if row["positions"]:
             filled["sample"][at, :tokens] = np.repeat(np.searchsorted(positions, row["positions"]), lengths)
+    if "source_ids" in rows[0]:
+        filled |= fill_sources([row["source_ids"] for row in rows])
     return {name: torch.from_numpy(values).to(device) for name, values in filled.items()}
+
+
+def fill_sources(sources: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """source_ids and source_mask, int64 (B, S), as `collate` has them."""
+    ids = np.zeros((len(sources), max(map(len, sources))), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for at, source in enumerate(sources):
+        ids[at, : len(source)], mask[at, : len(source)] = source, 1
+    return {"source_ids": ids, "source_mask": mask}
 
 
 def groups(rows: Sequence[dict[str, Any]], size: int) -> list[Sequence[dict[str, Any]]]:

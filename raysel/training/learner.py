@@ -193,7 +193,7 @@ class Learner:
     def _count_operations(self, batch: dict[str, torch.Tensor]) -> float:
         all_weights = self.settings.method == "full"
         operations = training_operations(self.engine, batch, parts=self.logit_parts, all_weights=all_weights)
-        return operations / batch["input_ids"].numel()
+        return operations / sum(batch[name].numel() for name in ("input_ids", "source_ids") if name in batch)
 
 
 def _forget_gradients_of_a_skipped_step(optimizer: Any) -> None:

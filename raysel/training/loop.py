@@ -135,9 +135,10 @@ def _train(
 
         if whole is None:
             measure(0)
+        row_tokens = settings.data.row_tokens(has_encoder=bool(engine.module.config.is_encoder_decoder))
         started = time.perf_counter()
         for step in _steps(training.tokens, done, log):
-            with told_shortage(batch=micro.rows * settings.data.max_tokens):
+            with told_shortage(batch=micro.rows * row_tokens):
                 log.append(learner.learn(step) | _what_was_chosen(training.tokens, step))
             log[-1] |= learner.rates(step, time.perf_counter() - started)
             if rank == 0:

@@ -31,16 +31,25 @@ def token_losses(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """Cross-entropy in nats of each learned token, float32 (N,), and its place (rows and columns, (N,) each).
 
-    model: a causal language model, with adapters or under DeepSpeed or without. `batch` holds input_ids, position_ids
-    and labels (B, T). Of `parts` parts of the logits, all but the first are made again in the backward pass. Where
-    nothing is learned, there is one loss, of 0.
+    model: a language model, with adapters or under DeepSpeed or without. `batch` holds input_ids, position_ids and
+    labels (B, T); those of an encoder-decoder are its decoder's, and source_ids and source_mask (B, S) are there
+    besides. Of `parts` parts of the logits, all but the first are made again in the backward pass. Where nothing is
+    learned, there is one loss, of 0.
     """
     places = learned_places(batch["labels"])
     module = getattr(model, "module", model)
     causal_lm = module.get_base_model() if hasattr(module, "get_base_model") else module
     with _losses_for_logits(causal_lm, places, batch["labels"][places].long(), parts):
-        losses_N = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+        losses_N = model(**model_inputs(batch), use_cache=False)
     return losses_N, places
+
+
+def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A collated batch by the names of the model's arguments."""
+    if "source_ids" not in batch:
+        return {name: batch[name] for name in ("input_ids", "position_ids")}
+    source = {"input_ids": batch["source_ids"], "attention_mask": batch["source_mask"]}
+    return source | {"decoder_input_ids": batch["input_ids"]}
 
 
 @contextmanager
@@ -63,8 +72,10 @@ def _losses_for_logits(
             return _with_hidden(outputs, hidden[0][None])
 
         def losses_of(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            # An encoder does not run again: nobody looks at what is given in place of its states.
+            encoded = {"encoder_outputs": (states[None],)} if causal_lm.config.is_encoder_decoder else {}
             with _replaced(body, lambda *_, **__: _with_hidden(of_body[0], states[None])):
-                return _cross_entropy(original(*args, **kwargs).logits[0], wanted)
+                return _cross_entropy(original(*args, **kwargs | encoded).logits[0], wanted)
 
         handle = body.register_forward_hook(keep)
         try:

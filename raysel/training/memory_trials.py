@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 
@@ -39,7 +40,7 @@ def micro_batch(
     a_row: gives a row of tokens (as `tables.TOKENS` says) of which those that are tried are made. A resumed run on
     the same number of workers and GPUs of the same size takes what was found before.
     """
-    row = settings.data.max_tokens
+    row = settings.data.row_tokens(has_encoder=bool(engine.module.config.is_encoder_decoder))
     # None: left open, `auto`.
     tokens = settings.micro_batch_tokens if isinstance(settings.micro_batch_tokens, int) else None
     told = settings.activation_checkpointing
@@ -53,8 +54,8 @@ def micro_batch(
     world = torch.distributed.get_world_size()
 
     def search() -> MicroBatch:
-        tried = _EngineTrials(engine, a_row(), row)
-        most = _rows_of_use(settings, world, engine.device)
+        tried = _EngineTrials(engine, a_row(), row, learned=settings.data.max_tokens / row)
+        most = _rows_of_use(settings, world, row, engine.device)
         found = choose(tokens=tokens, checkpointing=checkpointing, row=row, most=most, trials=tried.begin)
         tried.end()
         return found
@@ -95,10 +96,10 @@ def _once(keep: Callable[..., dict[str, Any]], given: dict[str, Any], search: Ca
     return MicroBatch(**found)
 
 
-def _rows_of_use(settings: TrainingSettings, world: int, device: torch.device) -> int:
-    """Rows that a worker can have in a step, and that pay."""
+def _rows_of_use(settings: TrainingSettings, world: int, row: int, device: torch.device) -> int:
+    """Rows of at most `row` tokens that a worker can have in a step, and that pay."""
     data = settings.data
-    most = MOST_TOKENS[device.type] // data.max_tokens
+    most = MOST_TOKENS[device.type] // row
     return max(1, most if data.batch_tokens is not None else min(most, -(-data.batch_samples // world)))
 
 
@@ -110,10 +111,13 @@ def _checkpoint_activations(module: Any, wanted: bool) -> None:
 
 
 class _EngineTrials:
-    """Trials of rows of at most `row` tokens, made of those of `a_row`."""
+    """Trials of rows of at most `row` tokens, made of those of `a_row`.
 
-    def __init__(self, engine: Any, a_row: dict[str, Any], row: int) -> None:
-        self.engine, self.a_row, self.row = engine, a_row, row
+    learned: the share of them that goes through the decoder; the rest is for an encoder before it.
+    """
+
+    def __init__(self, engine: Any, a_row: dict[str, Any], row: int, *, learned: float) -> None:
+        self.engine, self.a_row, self.row, self.learned = engine, a_row, row, learned
         self.on_gpu = engine.device.type == "cuda"
         self.base = 0
         for group in engine.optimizer.param_groups:
@@ -137,16 +141,18 @@ class _EngineTrials:
 
     def _run(self, rows: int, tokens: int) -> None:
         engine, device = self.engine, self.engine.device
-        given = self.a_row["input_ids"]
-        ids = given[torch.arange(tokens).numpy() % len(given)]
-        # Two samples, so that attention is given a mask.
-        lengths = [tokens // 2, tokens - tokens // 2]
+        own = max(2, round(self.learned * tokens))
+        ids = np.resize(self.a_row["input_ids"], own)
+        # Two samples, so that attention is given a mask; behind an encoder there is one in a row.
+        lengths = [own] if "source_ids" in self.a_row else [own // 2, own - own // 2]
         made = {**self.a_row, "input_ids": ids, "labels": ids, "segment_lengths": lengths, "positions": []}
+        if "source_ids" in self.a_row:
+            made["source_ids"] = np.resize(self.a_row["source_ids"], max(2, tokens - own))
         vocabulary = engine.module.config.get_text_config().vocab_size
         with torch.random.fork_rng([device] if self.on_gpu else []):
             engine.set_gradient_accumulation_boundary(True)
             batch = collate([made] * rows, [], device)
-            losses, _ = token_losses(engine, batch, parts=logit_parts(rows * tokens, vocabulary))
+            losses, _ = token_losses(engine, batch, parts=logit_parts(rows * own, vocabulary))
             engine.backward(losses.sum() * 0, scale_wrt_gas=False)
             engine.step()
 

@@ -111,7 +111,7 @@ def _front_matter(card: ModelCard, *, lora: bool) -> str:
     facts = {
         "base_model": _line(card.base),
         "library_name": "peft" if lora else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text2text-generation" if card.tokens.get("has_encoder") else "text-generation",
         "language": [_line(lang) for lang in card.tokens["langs"]],
         "tags": ["raysel", "sft", *(["lora"] if lora else [])],
     }
@@ -125,16 +125,17 @@ def _base(card: ModelCard) -> str:
 def _loading(card: ModelCard, *, lora: bool) -> str:
     trust = ", trust_remote_code=True" if card.settings["trust_remote_code"] else ""
     base = f"{_line(card.base)!a}{f', revision={_line(card.revision)!a}' if card.revision else ''}{trust}"
-    load_model = [f"model = AutoModelForCausalLM.from_pretrained({THIS_FOLDER}{trust})"]
+    kind = "AutoModelForSeq2SeqLM" if card.tokens.get("has_encoder") else "AutoModelForCausalLM"
+    load_model = [f"model = {kind}.from_pretrained({THIS_FOLDER}{trust})"]
     if lora:
         load_model = [
-            f"base = AutoModelForCausalLM.from_pretrained({base})",
+            f"base = {kind}.from_pretrained({base})",
             f"model = PeftModel.from_pretrained(base, {THIS_FOLDER})",
         ]
     lines = [
         "```python",
         *(["from peft import PeftModel"] if lora else []),
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {kind}, AutoTokenizer",
         "",
         *load_model,
         f"tokenizer = AutoTokenizer.from_pretrained({THIS_FOLDER}{trust})",

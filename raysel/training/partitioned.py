@@ -6,12 +6,12 @@ from typing import Any
 import torch
 import torch.distributed
 
-from raysel.models.loading import make_causal_lm, read_config
+from raysel.models.loading import make_causal_lm, read_config, say_whether_tied
 from raysel.models.weights import SavedWeights, are_saved_as_they_are
 
 
 def load_partitioned(folder: Path, deepspeed: dict[str, Any], *, dtype: str, trust_remote_code: bool) -> Any | None:
-    """The causal language model in `folder`, whose weights DeepSpeed has sharded over the workers.
+    """The language model in `folder`, whose weights DeepSpeed has sharded over the workers.
 
     deepspeed: DeepSpeed's settings. The most that a worker has at any time is its parts and one weight whole.
     `ModelError` where the files lack a weight or have it in another shape; None where what is in them is not the
@@ -61,5 +61,7 @@ def _without_values(folder: Path, config: Any, deepspeed: dict[str, Any], trust_
     # Rotary embeddings count in integers, which DeepSpeed would make the weights' type.
     with no_init_weights(), prevent_arange_dtype_change(), Init(config_dict_or_path=deepspeed):
         model = make_causal_lm(folder, config, trust_remote_code=trust_remote_code)
-    model.tie_weights()
+    # As was found out while it was made.
+    model.tie_weights(recompute_mapping=False)
+    say_whether_tied(model)
     return model

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from raysel.mixture.loss_aware import RecentLosses, next_block
 from raysel.store import Artifact, Attempt, ShardRecord
-from raysel.tables import QUEUED_TOKENS, TRAINED_ORDER
+from raysel.tables import QUEUED_TOKENS, SOURCE_IDS, TRAINED_ORDER
 from raysel.training.batches import Step
 from raysel.training.examples import Example
 from raysel.training.settings import TokenSettings
@@ -29,6 +29,8 @@ def write_queued_shard(
     corpus: Artifact,
     tokenizer: "PreTrainedTokenizerBase",
     data: TokenSettings,
+    *,
+    decoder_start: int | None = None,
 ) -> ShardRecord:
     """Tokenise the samples from the first of `places` to before the second, a row each (table `queued_tokens`).
 
@@ -40,7 +42,14 @@ def write_queued_shard(
     texts = read_texts(corpus, {name for _, name, _, _ in rows})
     samples, counted = learnable(
         [
-            Sample(place, name, texts[name]["lang"], task, level, make_example(tokenizer, texts[name], data))
+            Sample(
+                place,
+                name,
+                texts[name]["lang"],
+                task,
+                level,
+                make_example(tokenizer, texts[name], data, decoder_start=decoder_start),
+            )
             for place, name, task, level in rows
         ]
     )
@@ -55,7 +64,11 @@ def write_queued_shard(
         "input_ids": [sample.example.input_ids for sample in samples],
         "labels": [sample.example.labels for sample in samples],
     }
-    return attempt.write_table("queued_tokens", index, pa.table(written, schema=QUEUED_TOKENS), summary=summary)
+    schema = QUEUED_TOKENS
+    if decoder_start is not None:
+        schema = schema.append(SOURCE_IDS)
+        written[SOURCE_IDS.name] = [sample.example.source_ids for sample in samples]
+    return attempt.write_table("queued_tokens", index, pa.table(written, schema=schema), summary=summary)
 
 
 def steps_by_loss(tokens: Artifact, log: list[dict[str, Any]]) -> Iterator[Step]:
@@ -119,12 +132,14 @@ def _queue(tokens: Artifact, level: int, start: int) -> Iterator[Sample]:
 
 
 def _samples(table: pa.Table) -> Iterator[Sample]:
-    arrays = (table[name].to_numpy(zero_copy_only=False) for name in ("input_ids", "labels"))
+    arrays = [table[name].to_numpy(zero_copy_only=False) for name in ("input_ids", "labels")]
+    has_encoder = SOURCE_IDS.name in table.column_names
+    sources = table[SOURCE_IDS.name].to_numpy(zero_copy_only=False) if has_encoder else [None] * table.num_rows
     names = ("place", "id", "lang", "task", "level")
-    for input_ids, labels, place, name, lang, task, level in zip(
-        *arrays, *(table[name].to_pylist() for name in names), strict=True
+    for input_ids, labels, source_ids, place, name, lang, task, level in zip(
+        *arrays, sources, *(table[name].to_pylist() for name in names), strict=True
     ):
-        yield Sample(place, name, lang, task, level, Example(input_ids, labels, truncated=False))
+        yield Sample(place, name, lang, task, level, Example(input_ids, labels, False, source_ids))
 
 
 def trained_order(tokens: Artifact, log: list[dict[str, Any]]) -> pa.Table:

@@ -16,7 +16,9 @@ AUTO = "auto"
 class TokenSettings(Section):
     """How samples become rows of tokens, and what one optimizer step trains on.
 
-    max_tokens: a longer sample is cut on the right; no row is longer.
+    max_tokens: a longer sample is cut on the right; no row is longer. Of an encoder-decoder it bounds what the decoder
+    takes in: the token that it begins with, and the response.
+    max_source_tokens: of an encoder-decoder, where a longer prompt is cut (left open: at max_tokens).
     packing: puts several samples of one step into one row; it changes no loss, and it is left out for model families
     whose attention cannot keep the samples of a row apart.
     batch_samples: samples of one optimizer step, in the order of training.
@@ -28,6 +30,7 @@ class TokenSettings(Section):
     """
 
     max_tokens: int = Field(512, ge=2)
+    max_source_tokens: int | None = Field(None, ge=2)
     packing: bool = True
     batch_samples: int = Field(16, ge=1)
     batch_tokens: int | None = Field(None, ge=2)
@@ -42,6 +45,10 @@ class TokenSettings(Section):
                 "a step would have no room for the longest sample"
             )
         return self
+
+    def row_tokens(self, *, has_encoder: bool) -> int:
+        """The most tokens of a row; of an encoder-decoder those of the prompt and of the response."""
+        return self.max_tokens + ((self.max_source_tokens or self.max_tokens) if has_encoder else 0)
 
 
 class LoraSettings(Section):
@@ -74,7 +81,8 @@ class WarmupSettings(Section):
     lora: the adapters, plain ones: without dora and merge.
     learning_rate: at the start.
     batch_samples: samples of one optimizer step.
-    max_tokens: how much of a sample is seen, here and when gradients are taken.
+    max_tokens: how much of a sample is seen, here and when gradients are taken; of an encoder-decoder how much of the
+    prompt, and how much of the response.
     dtype: of the weights.
     """
 

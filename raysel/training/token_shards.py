@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from raysel.corpus.heldout import drawn_first
 from raysel.store import Artifact, Attempt, ShardRecord
-from raysel.tables import TOKENS
+from raysel.tables import SOURCE_IDS, TOKENS
 from raysel.training.examples import Example, instruction_example
 from raysel.training.packing import first_fit_decreasing
 from raysel.training.settings import TokenSettings
@@ -71,9 +71,16 @@ def shard_starts(starts: np.ndarray, plan: Mapping[str, int], index: int) -> np.
 
 
 def count_tokens(
-    order: Artifact, corpus: Artifact, tokenizer: "PreTrainedTokenizerBase", data: TokenSettings, first: int, last: int
+    order: Artifact,
+    corpus: Artifact,
+    tokenizer: "PreTrainedTokenizerBase",
+    data: TokenSettings,
+    first: int,
+    last: int,
+    *,
+    decoder_start: int | None = None,
 ) -> np.ndarray:
-    """Tokens of the samples at positions `first` to `last` - 1, cut at `data.max_tokens`; 0 for one that is left out.
+    """Tokens of the samples at positions `first` to `last` - 1, as `data` cuts them; 0 for one that is left out.
 
     int32 (last - first,).
     """
@@ -81,8 +88,8 @@ def count_tokens(
     texts = read_texts(corpus, {name for name, _, _ in planned})
     counts = []
     for name, _, _ in planned:
-        example = make_example(tokenizer, texts[name], data)
-        counts.append(len(example.input_ids) if example.trained_tokens else 0)
+        example = make_example(tokenizer, texts[name], data, decoder_start=decoder_start)
+        counts.append(example.tokens if example.trained_tokens else 0)
     return np.array(counts, dtype=np.int32)
 
 
@@ -99,10 +106,11 @@ def write_token_shard(
     packing: bool,
     levels_apart: bool = False,
     learn_prompt: bool = False,
+    decoder_start: int | None = None,
 ) -> ShardRecord:
     """Join the order's samples of shard `index` with their texts, tokenise, pack and write them.
 
-    starts: as `shard_starts` gives them.
+    starts: as `shard_starts` gives them. decoder_start: of an encoder-decoder (`instruction_example`).
     The shard's summary counts `tokens`, `samples` and `trained_tokens` (both by language too), `truncated` (the same)
     and `untrained` (samples left out since no token of them would be learned), and names a few of the latter.
     """
@@ -111,7 +119,8 @@ def write_token_shard(
     texts = read_texts(corpus, {name for name, _, _ in planned})
     samples = []
     for position, (name, task, level) in enumerate(planned, start=first):
-        example = make_example(tokenizer, texts[name], data, learn_prompt=learn_prompt)
+        text = texts[name]
+        example = make_example(tokenizer, text, data, learn_prompt=learn_prompt, decoder_start=decoder_start)
         samples.append(Sample(position, name, texts[name]["lang"], task, level, example))
     kept, counted = learnable(samples)
     rows = pack(kept, starts, data.max_tokens, packing=packing, levels_apart=levels_apart, first_step=first_step)
@@ -129,7 +138,7 @@ def learnable(samples: list[Sample]) -> tuple[list[Sample], dict[str, Any]]:
     truncated = Counter(sample.lang for sample in samples if sample.example.truncated)
     return kept, {
         "samples": len(kept),
-        "tokens": sum(len(sample.example.input_ids) for sample in kept),
+        "tokens": sum(sample.example.tokens for sample in kept),
         "trained_tokens": trained_tokens.total(),
         "samples_by_lang": dict(sorted(Counter(sample.lang for sample in kept).items())),
         "trained_tokens_by_lang": dict(sorted(trained_tokens.items())),
@@ -146,6 +155,7 @@ def write_heldout_shard(
     data: TokenSettings,
     *,
     packing: bool,
+    decoder_start: int | None = None,
 ) -> ShardRecord | None:
     """Up to `data.heldout_samples` held-out samples of each language, as the token rows of one step (`heldout_tokens`).
 
@@ -160,7 +170,7 @@ def write_heldout_shard(
     samples: list[Sample] = []
     for lang, members in sorted(by_lang.items()):
         for row in members:
-            example = make_example(tokenizer, row, data)
+            example = make_example(tokenizer, row, data, decoder_start=decoder_start)
             if example.trained_tokens:
                 samples.append(Sample(len(samples), row["id"], lang, row["task"], None, example))
     if not samples:
@@ -192,7 +202,8 @@ def pack(
         for step, members in steps.items()
         for row in token_rows(step, members, max_tokens, packing=packing, levels_apart=levels_apart)
     ]
-    return pa.Table.from_pylist(rows, schema=TOKENS)
+    has_encoder = any(SOURCE_IDS.name in row for row in rows)
+    return pa.Table.from_pylist(rows, schema=TOKENS.append(SOURCE_IDS) if has_encoder else TOKENS)
 
 
 def token_rows(
@@ -211,7 +222,8 @@ def token_rows(
 
 
 def _token_row(step: int, samples: list[Sample]) -> dict[str, Any]:
-    return {
+    source = {} if samples[0].example.source_ids is None else {SOURCE_IDS.name: samples[0].example.source_ids}
+    return source | {
         "step": step,
         "input_ids": np.concatenate([sample.example.input_ids for sample in samples]),
         "labels": np.concatenate([sample.example.labels for sample in samples]),
@@ -224,8 +236,10 @@ def _token_row(step: int, samples: list[Sample]) -> dict[str, Any]:
     }
 
 
-def summarize(records: list[ShardRecord], steps: int, data: TokenSettings) -> dict[str, Any]:
-    """The artifact's summary from its shards' ones; `row_fill` is the share of the rows' max_tokens places in use."""
+def summarize(
+    records: list[ShardRecord], steps: int, data: TokenSettings, *, has_encoder: bool = False
+) -> dict[str, Any]:
+    """The artifact's summary from its shards' ones; `row_fill` is the share of the rows' places in use."""
     parts = [record.summary for record in records]
     by_lang = {
         name: sum((Counter(part[name]) for part in parts), Counter[str]())
@@ -238,7 +252,7 @@ def summarize(records: list[ShardRecord], steps: int, data: TokenSettings) -> di
         "samples": sum(part["samples"] for part in parts),
         "tokens": tokens,
         "trained_tokens": sum(part["trained_tokens"] for part in parts),
-        "row_fill": round(tokens / (rows * data.max_tokens), 4) if rows else 0.0,
+        "row_fill": round(tokens / (rows * data.row_tokens(has_encoder=has_encoder)), 4) if rows else 0.0,
         **{name: dict(sorted(counts.items())) for name, counts in by_lang.items()},
         "untrained": sum(part["untrained"] for part in parts),
         "untrained_ids": [name for part in parts for name in part["untrained_ids"]][:NAMED_IDS],
@@ -270,7 +284,20 @@ def read_texts(corpus: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:
 
 
 def make_example(
-    tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], data: TokenSettings, *, learn_prompt: bool = False
+    tokenizer: "PreTrainedTokenizerBase",
+    row: Mapping[str, Any],
+    data: TokenSettings,
+    *,
+    learn_prompt: bool = False,
+    decoder_start: int | None = None,
 ) -> Example:
-    said = (row["prompt"], row["response"])
-    return instruction_example(tokenizer, *said, data.max_tokens, history=row["history"], learn_prompt=learn_prompt)
+    return instruction_example(
+        tokenizer,
+        row["prompt"],
+        row["response"],
+        data.max_tokens,
+        history=row["history"],
+        learn_prompt=learn_prompt,
+        decoder_start=decoder_start,
+        max_source_tokens=data.max_source_tokens,
+    )

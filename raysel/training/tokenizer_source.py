@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysel.errors import UserError
-from raysel.models.loading import load_tokenizer
+from raysel.models.loading import decoder_start, load_tokenizer
 from raysel.store import Artifact
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def read_config(model: Artifact | str) -> dict[str, Any]:
 
 def refuse_beyond_positions(config: dict[str, Any], max_tokens: int, setting: str) -> None:
     """`TokenError` where the model has fewer positions than `max_tokens`."""
+    if decoder_start(config) is not None:
+        return  # T5's positions are relative: its n_positions is what it was trained with
     # GPT-2 says it by another name; its learned positions end there.
     longest = config.get("max_position_embeddings", config.get("n_positions"))
     if longest is not None and max_tokens > longest:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from raysel.models.loading import decoder_start
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.packing import PACKABLE_MODEL_TYPES
@@ -43,15 +44,18 @@ def run(run: StageRun) -> StageOutput:
     config = read_config(model)
     refuse_beyond_positions(config, data.max_tokens, "training.data.max_tokens")
     packing = data.packing and config.get("model_type") in PACKABLE_MODEL_TYPES
+    start = decoder_start(config)
+    _refuse_steps_too_small(data, has_encoder=start is not None)
     source = TokenizerSource(model, template, run.settings["trust_remote_code"])
     if order.summary["loss_aware"] is not None:
-        records, summary = _write_queues(run, source, data)
+        records, summary = _write_queues(run, source, data, start)
     else:
-        records, summary = _write_steps(run, source, data, packing)
+        records, summary = _write_steps(run, source, data, packing, start)
     summary |= {"packing": packing, "template": template, "max_tokens": data.max_tokens}
+    summary |= {"has_encoder": start is not None}
     heldout = run.attempt.finished().get(("heldout_tokens", 0))
     if heldout is None and data.heldout_samples and corpus.shards("heldout"):
-        heldout = run.cluster.run_task(_write_heldout, run.attempt, corpus, source, data, packing)
+        heldout = run.cluster.run_task(_write_heldout, run.attempt, corpus, source, data, packing, start)
     summary["warnings"] = summary.get("warnings", []) + _warnings(
         summary, data, packing, config.get("model_type", "unknown")
     )
@@ -63,21 +67,31 @@ def run(run: StageRun) -> StageOutput:
     return StageOutput([*records, heldout] if heldout else records, summary)
 
 
+def _refuse_steps_too_small(data: TokenSettings, *, has_encoder: bool) -> None:
+    longest = data.row_tokens(has_encoder=has_encoder)
+    if data.batch_tokens is not None and data.batch_tokens < longest:
+        raise TokenError(
+            f"training.data.batch_tokens {data.batch_tokens} is less than the {longest} of an encoder-decoder's prompt "
+            "(training.data.max_source_tokens) and response (training.data.max_tokens): a step would have no room for "
+            "the longest sample"
+        )
+
+
 def _write_steps(
-    run: StageRun, source: TokenizerSource, data: TokenSettings, packing: bool
+    run: StageRun, source: TokenizerSource, data: TokenSettings, packing: bool, start: int | None
 ) -> tuple[list[ShardRecord], dict[str, Any]]:
     order, corpus = run.inputs["order"], run.inputs["corpus"]
     if data.batch_tokens is None:
         starts = even_steps(order.rows("order"), data)
     else:
-        starts = _starts_by_tokens(run, order, corpus, source, data)
+        starts = _starts_by_tokens(run, order, corpus, source, data, start)
     steps = len(starts) - 1
     plan = run.attempt.plan(lambda: choose_plan(starts))
     shards = -(-steps // plan["steps_per_shard"])
-    given = (order, corpus, source, data, packing, order.summary["levels_apart"])
+    given = (order, corpus, source, data, packing, order.summary["levels_apart"], start)
     items = {index: (plan, index, shard_starts(starts, plan, index), *given) for index in range(shards)}
     records = _write_shards(run, "tokens", plan, _write_shard, items)
-    summary = summarize(records, steps, data)
+    summary = summarize(records, steps, data, has_encoder=start is not None)
     recorded = order.summary.get("steps", steps)
     if recorded != steps:
         summary["warnings"] = [
@@ -88,14 +102,14 @@ def _write_steps(
 
 
 def _write_queues(
-    run: StageRun, source: TokenizerSource, data: TokenSettings
+    run: StageRun, source: TokenizerSource, data: TokenSettings, start: int | None
 ) -> tuple[list[ShardRecord], dict[str, Any]]:
     order, corpus = run.inputs["order"], run.inputs["corpus"]
     rows = order.rows("queues")
     size = max(SHARD_SAMPLES, -(-rows // MOST_SHARDS))
-    given = (order, corpus, source, data)
-    starts = range(0, rows, size)
-    items = {index: (index, (first, min(first + size, rows)), *given) for index, first in enumerate(starts)}
+    given = (order, corpus, source, data, start)
+    firsts = range(0, rows, size)
+    items = {index: (index, (first, min(first + size, rows)), *given) for index, first in enumerate(firsts)}
     records = _write_shards(run, "queued_tokens", None, _write_queued_shard, items)
     by_level = sum((Counter(record.summary["samples_by_level"]) for record in records), Counter[str]())
     steps = -(-by_level.total() * data.epochs // data.batch_samples)
@@ -134,7 +148,12 @@ def _write_shards(
 
 
 def _starts_by_tokens(
-    run: StageRun, order: Artifact, corpus: Artifact, source: TokenizerSource, data: TokenSettings
+    run: StageRun,
+    order: Artifact,
+    corpus: Artifact,
+    source: TokenizerSource,
+    data: TokenSettings,
+    start: int | None,
 ) -> np.ndarray:
     """Where the steps begin, from the tokens of every sample, which Ray tasks count first."""
     samples = order.rows("order")
@@ -144,7 +163,7 @@ def _starts_by_tokens(
         ranges = {index: (first, min(first + size, samples)) for index, first in enumerate(range(0, samples, size))}
         counted = {index: finished["counts", index] for index in ranges if ("counts", index) in finished}
         missing = [index for index in ranges if index not in counted]
-        items = [(run.attempt, index, order, corpus, source, data, *ranges[index]) for index in missing]
+        items = [(run.attempt, index, order, corpus, source, data, *ranges[index], start) for index in missing]
         with run.progress.track(len(ranges), "ranges counted", done=len(counted)) as tracker:
             for at, record in run.cluster.map_tasks(_count, items):
                 counted[missing[at]] = record
@@ -164,8 +183,10 @@ def _count(
     data: TokenSettings,
     first: int,
     last: int,
+    start: int | None,
 ) -> ShardRecord:
-    return attempt.write_array("counts", index, count_tokens(order, corpus, source.tokenizer(), data, first, last))
+    counts = count_tokens(order, corpus, source.tokenizer(), data, first, last, decoder_start=start)
+    return attempt.write_array("counts", index, counts)
 
 
 def _write_starts(attempt: Attempt, counts: list[ShardRecord], batch_tokens: int, epochs: int) -> ShardRecord:
@@ -184,9 +205,21 @@ def _write_shard(
     data: TokenSettings,
     packing: bool,
     levels_apart: bool,
+    start: int | None,
 ) -> ShardRecord:
-    how = {"packing": packing, "levels_apart": levels_apart}
-    return write_token_shard(attempt, plan, index, starts, order, corpus, source.tokenizer(), data, **how)
+    return write_token_shard(
+        attempt,
+        plan,
+        index,
+        starts,
+        order,
+        corpus,
+        source.tokenizer(),
+        data,
+        packing=packing,
+        levels_apart=levels_apart,
+        decoder_start=start,
+    )
 
 
 def _write_queued_shard(
@@ -197,21 +230,30 @@ def _write_queued_shard(
     corpus: Artifact,
     source: TokenizerSource,
     data: TokenSettings,
+    start: int | None,
 ) -> ShardRecord:
-    return write_queued_shard(attempt, index, places, order, corpus, source.tokenizer(), data)
+    return write_queued_shard(attempt, index, places, order, corpus, source.tokenizer(), data, decoder_start=start)
 
 
 def _write_heldout(
-    attempt: Attempt, corpus: Artifact, source: TokenizerSource, data: TokenSettings, packing: bool
+    attempt: Attempt,
+    corpus: Artifact,
+    source: TokenizerSource,
+    data: TokenSettings,
+    packing: bool,
+    start: int | None,
 ) -> ShardRecord | None:
-    return write_heldout_shard(attempt, corpus, source.tokenizer(), data, packing=packing)
+    return write_heldout_shard(attempt, corpus, source.tokenizer(), data, packing=packing, decoder_start=start)
 
 
 def _warnings(summary: dict, data: TokenSettings, packing: bool, model_type: str) -> list[str]:
     warnings = []
     if summary["truncated"]:
         counts = ", ".join(f"{lang} {count}" for lang, count in summary["truncated"].items())
-        warnings.append(f"samples cut at training.data.max_tokens {data.max_tokens}: {counts}")
+        at = f"training.data.max_tokens {data.max_tokens}"
+        if summary["has_encoder"] and data.max_source_tokens is not None:
+            at += f", or at max_source_tokens {data.max_source_tokens}"
+        warnings.append(f"samples cut at {at}: {counts}")
     if summary["untrained"]:
         named = ", ".join(summary["untrained_ids"][:5])
         warnings.append(
@@ -222,4 +264,6 @@ def _warnings(summary: dict, data: TokenSettings, packing: bool, model_type: str
         warnings.append(
             f"training.data.packing has no effect: the attention of {model_type} cannot keep packed samples apart"
         )
+    if data.max_source_tokens is not None and not summary["has_encoder"]:
+        warnings.append(f"training.data.max_source_tokens has no effect: {model_type} has no encoder")
     return warnings

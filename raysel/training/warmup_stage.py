@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from raysel.errors import UserError
 from raysel.languages.codes import normalise
+from raysel.models.loading import decoder_start
 from raysel.stage import StageOutput, StageRun
 from raysel.store import Artifact, Attempt, ShardRecord
 from raysel.training.loop import Training
@@ -51,13 +52,16 @@ def run(run: StageRun) -> StageOutput:
     seed, trusted = run.settings["seed"], run.settings["trust_remote_code"]
     unseen = sorted(normalise(name) for name in run.settings["unseen"])
     model = run.inputs.get("model") or str(Path(run.leaves["model"]).absolute())
-    refuse_beyond_positions(read_config(model), settings.max_tokens, f"{SECTION}.max_tokens")
+    config = read_config(model)
+    refuse_beyond_positions(config, settings.max_tokens, f"{SECTION}.max_tokens")
+    start = decoder_start(config)
     as_training = warmup_training(settings, workers)
     data = as_training.data
     source = TokenizerSource(model, run.settings["template"], trusted)
     made = run.attempt.finished().get(("prepared", 0))
     if made is None:
-        made = run.cluster.run_task(prepare, run.attempt, run.inputs["corpus"], source, settings, data, unseen, seed)
+        given = (run.inputs["corpus"], source, settings, data, unseen, seed, start)
+        made = run.cluster.run_task(prepare, run.attempt, *given)
     tokens = [ShardRecord(**record) for record in made.summary["records"]]
     if not tokens:
         apart = f" without the languages of mixture.unseen ({', '.join(unseen)})" if unseen else ""
@@ -69,7 +73,7 @@ def run(run: StageRun) -> StageOutput:
     per_epoch = steps // settings.epochs
     training = Training(
         run.attempt,
-        run.attempt.unpublished(tokens, summarize(tokens, steps, data)),
+        run.attempt.unpublished(tokens, summarize(tokens, steps, data, has_encoder=start is not None)),
         # Of every epoch, whatever else asks for a checkpoint.
         as_training.model_copy(update={"checkpoint_steps": per_epoch, "checkpoints_kept": steps}),
         seed,
@@ -120,6 +124,7 @@ def prepare(
     data: TokenSettings,
     unseen: list[str],
     seed: int,
+    start: int | None,
 ) -> ShardRecord:
     """Ray task: draw the samples, none of the languages `unseen`, and write the token rows of all epochs.
 
@@ -130,7 +135,7 @@ def prepare(
     seen = np.flatnonzero(~pc.is_in(langs, value_set=pa.array(unseen, pa.string())).to_numpy())
     count = min(len(seen), max(1, round(settings.share * len(seen))))
     drawn = np.sort(np.random.default_rng([seed, 5]).permutation(seen)[:count])
-    kept, counted = learnable(list(_samples(corpus, drawn, source.tokenizer(), data)))
+    kept, counted = learnable(list(_samples(corpus, drawn, source.tokenizer(), data, start)))
     shards = _write_epochs(attempt, kept, settings.epochs, data, seed) if kept else []
     summary = {
         "records": [asdict(shard) for shard in shards],
@@ -142,7 +147,7 @@ def prepare(
 
 
 def _samples(
-    corpus: Artifact, drawn: np.ndarray, tokenizer: "PreTrainedTokenizerBase", data: TokenSettings
+    corpus: Artifact, drawn: np.ndarray, tokenizer: "PreTrainedTokenizerBase", data: TokenSettings, start: int | None
 ) -> Iterator[Sample]:
     """The rows numbered `drawn`, in order, read shard by shard."""
     first = 0
@@ -151,7 +156,8 @@ def _samples(
         first += shard.rows
         if len(own):
             for row in corpus.read_shard(shard, [*TEXT_COLUMNS, "task"]).take(pa.array(own)).to_pylist():
-                yield Sample(0, row["id"], row["lang"], row["task"], None, make_example(tokenizer, row, data))
+                example = make_example(tokenizer, row, data, decoder_start=start)
+                yield Sample(0, row["id"], row["lang"], row["task"], None, example)
 
 
 def _write_epochs(

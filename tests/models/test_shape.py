@@ -26,14 +26,20 @@ PUBLISHED = {
     "bigscience/bloom-7b1": 7_069_016_064,
     "CohereLabs/aya-23-8B": 8_028_033_024,
     "CohereLabs/aya-23-35B": 34_980_831_232,
+    "google/mt5-xl": 3_742_619_648,
 }
 
 
 def meta_model(config: dict[str, object]) -> PreTrainedModel:
-    kind = AutoModelForSeq2SeqLM if config["model_type"] == "mt5" else AutoModelForCausalLM
+    has_encoder = config["model_type"] in ("t5", "mt5")
+    kind = AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
     given = {key: value for key, value in config.items() if key not in ("names", "model_type")}
     with torch.device("meta"):
-        return kind.from_config(AutoConfig.for_model(config["model_type"], **given))
+        model = kind.from_config(AutoConfig.for_model(config["model_type"], **given))
+        if has_encoder and not config.get("tie_word_embeddings", True):
+            # Made from a config alone the head is tied, loaded from a checkpoint that has one it is not.
+            model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+        return model
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -90,6 +96,9 @@ SMALL = [
     {"model_type": "bloom", "hidden_size": 48, "n_layer": 3, "n_head": 4, "vocab_size": 90},
     {"model_type": "mt5", "d_model": 48, "d_kv": 8, "d_ff": 72, "num_layers": 3, "num_decoder_layers": 2,
      "num_heads": 4, "relative_attention_num_buckets": 32, "feed_forward_proj": "gated-gelu", "vocab_size": 90},
+    {"model_type": "mt5", "d_model": 48, "d_kv": 8, "d_ff": 72, "num_layers": 2, "num_heads": 4, "vocab_size": 90,
+     "tie_word_embeddings": False},
+    {"model_type": "t5", "d_model": 48, "d_kv": 8, "d_ff": 72, "num_layers": 2, "num_heads": 4, "vocab_size": 90},
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 
-from raysel.models.loading import load_tokenizer
+from raysel.models.loading import decoder_start, load_tokenizer
 from raysel.models.settings import ModelSettings
 from raysel.progress import Progress
 from raysel.stage import StageOutput, StageRun
@@ -34,6 +34,7 @@ from raysel.training.token_shards import (
     write_heldout_shard,
     write_token_shard,
 )
+from raysel.training.tokenizer_source import read_config
 from tests.small_models import TEXTS
 
 WORDS = TEXTS[0].split() + TEXTS[1].split() + TEXTS[2].split()
@@ -98,18 +99,31 @@ def write_tokens(store: Store, model: Path, rows: int, data: TokenSettings, **co
     order = write_order(store, shuffled, f"order-{made.fingerprint}")
     name = f"{made.fingerprint}-{data.max_tokens}-{data.packing}-{data.batch_samples}-{data.batch_tokens}-{data.epochs}"
     attempt, plan, tokenizer = store.attempt("tokens", name), {"steps_per_shard": 2}, load_tokenizer(model)
-    starts = even_steps(rows, data)
+    starts, start = even_steps(rows, data), decoder_start(read_config(str(model)))
     if data.batch_tokens is not None:
-        starts = steps_by_tokens(count_tokens(order, made, tokenizer, data, 0, rows), data.batch_tokens, data.epochs)
+        starts = steps_by_tokens(
+            count_tokens(order, made, tokenizer, data, 0, rows, decoder_start=start), data.batch_tokens, data.epochs
+        )
     steps = len(starts) - 1
     records = [
         write_token_shard(
-            attempt, plan, i, shard_starts(starts, plan, i), order, made, tokenizer, data, packing=data.packing
+            attempt,
+            plan,
+            i,
+            shard_starts(starts, plan, i),
+            order,
+            made,
+            tokenizer,
+            data,
+            packing=data.packing and start is None,
+            decoder_start=start,
         )
         for i in range(-(-steps // 2))
     ]
-    summary = summarize(records, steps, data) | {"template": "auto"}
-    heldout = write_heldout_shard(attempt, made, load_tokenizer(model), data, packing=data.packing)
+    summary = summarize(records, steps, data, has_encoder=start is not None)
+    summary |= {"template": "auto", "has_encoder": start is not None}
+    how = {"packing": data.packing and start is None, "decoder_start": start}
+    heldout = write_heldout_shard(attempt, made, load_tokenizer(model), data, **how)
     return attempt.publish(
         [*records, heldout] if heldout else records, settings={}, inputs={}, version=1, summary=summary
     )
