@@ -126,16 +126,16 @@ def test_what_cannot_fit_is_refused(file: Path) -> None:
 
 
 def test_an_encoder_decoder_is_planned_with_a_bound(file: Path) -> None:
-    mt5 = ["model.path=google/mt5-xl", "training.lora.targets=[q, v]"]
+    mt5 = ["model.path=google/mt5-xl", "training.lora.targets=[q, v]", "training.data.max_tokens=512"]
     shown = planned(file, *mt5, rows=1000, tokens_per_row=200)
     assert "no more than a bound is known" in shown
     assert "model: lora, bfloat16, ZeRO-2, 8 GPUs, of each " in shown
     assert "no more than a bound" not in planned(file)
-    shape = model_shape(experiment(model={"path": "google/mt5-xl", "template": "plain"}).model)
-    asked = {m: work_of(experiment(model={"path": m, "template": "plain"}), 1000, 200) for m in ("google/mt5-xl",)}[
-        "google/mt5-xl"
-    ]
-    assert asked["vectors"].operations < 2.1 * shape.encoder.matrices * 1000 * 200
+    asked = experiment(model={"path": "google/mt5-xl", "template": "plain"})
+    shape = model_shape(asked.model)
+    assert shape is not None
+    # The vectors are the encoder's alone, and two operations take each token through each of its weights.
+    assert work_of(asked, 1000, 200)["vectors"].operations == pytest.approx(2 * shape.encoder.matrices * 2e5, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def prepare(
     data: TokenSettings,
     unseen: list[str],
     seed: int,
-    start: int | None,
+    start: int | None = None,
 ) -> ShardRecord:
     """Ray task: draw the samples, none of the languages `unseen`, and write the token rows of all epochs.
 

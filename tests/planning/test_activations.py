@@ -145,7 +145,9 @@ def test_long_rows_are_masked_in_every_block(family: str, dtype: Any) -> None:
     shape = read_shape(config.to_dict())
     model = transformers.AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype)).train()
     batch = {"dtype": dtype, "tokens": ROWS * 512, "row_tokens": 512, "trained": Trained()}
-    assert activation_bytes(shape, checkpointing=False, **batch) == pytest.approx(saved_bytes(model, 512), rel=0.07)
+    assert activation_bytes(shape, checkpointing=False, **batch) == pytest.approx(
+        saved_bytes(model, packed_batch(512)), rel=0.07
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])
@@ -189,22 +191,23 @@ def test_the_logits_at_their_most(dtype: Any, parts: int, monkeypatch: pytest.Mo
     assert logit_bytes(shape, dtype=dtype, tokens=tokens) == pytest.approx(most_of(profile), rel=0.1)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("checkpointing", "dropout"), [(False, 0.1), (False, 0.0), (True, 0.1)])
 @pytest.mark.parametrize("method", ["full", "first", "all-linear"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_kept_of_an_encoder_decoder_has_a_bound(dtype: Any, method: str, checkpointing: bool) -> None:
-    """Also with dropout, as T5 is trained; the bound is at most four times what autograd keeps."""
-    config = transformers.MT5Config(
-        vocab_size=VOCABULARY, d_model=48, d_kv=12, d_ff=112, num_heads=4, num_layers=6, num_decoder_layers=5
-    )
+def test_what_is_kept_of_an_encoder_decoder_has_a_bound(
+    dtype: Any, method: str, checkpointing: bool, dropout: float
+) -> None:
+    """The bound is at most three times what autograd keeps."""
+    sizes = {"d_model": 48, "d_kv": 12, "d_ff": 112, "num_heads": 4, "num_layers": 6, "num_decoder_layers": 5}
+    config = transformers.MT5Config(vocab_size=VOCABULARY, dropout_rate=dropout, **sizes)
     shape, model = read_shape(config.to_dict()), transformers.AutoModelForSeq2SeqLM.from_config(config).train()
     model, trained = model.to(getattr(torch, dtype)), Trained()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if method != "full":
         targets: Any = ["q", "v"] if method == "first" else method
-        model = add_adapters(model, LoraSettings(rank=6, targets=targets, dropout=0.1), "training")
-        model, trained = model.to(getattr(torch, dtype)), trained_adapters(shape, 6, targets, 0.1)
+        model = add_adapters(model, LoraSettings(rank=6, targets=targets, dropout=dropout), "training")
+        model, trained = model.to(getattr(torch, dtype)), trained_adapters(shape, 6, targets, dropout)
     source, target = 30, 41
     ids = torch.arange(ROWS * target).view(ROWS, target) % VOCABULARY
     sources = {"source_ids": ids[:, :source], "source_mask": torch.ones(ROWS, source, dtype=torch.long)}
@@ -212,4 +215,4 @@ def test_what_is_kept_of_an_encoder_decoder_has_a_bound(dtype: Any, method: str,
     found = encoder_decoder_bytes(shape, dtype=dtype, checkpointing=checkpointing, **given)
     kept = saved_bytes(model, {"input_ids": ids, "labels": ids} | sources)
     # With checkpointing one block is made again, which a forward alone does not show.
-    assert kept <= found <= (24 if checkpointing else 4) * kept
+    assert kept <= found <= (24 if checkpointing else 3) * kept
