@@ -175,13 +175,16 @@ def read_config(folder: str | Path, *, dtype: str, trust_remote_code: bool = Fal
     return config
 
 
-def make_causal_lm(folder: str | Path, config: Any, *, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """The language model in `folder` with `config`, but without its weights; on torch's default device."""
+def make_causal_lm(
+    folder: str | Path, config: Any, *, trust_remote_code: bool = False, device: str | None = None
+) -> "PreTrainedModel":
+    """The language model in `folder` with `config`, but without its weights; on `device`, left open: on torch's own."""
+    import torch
     from transformers import GenerationConfig
     from transformers.utils import GENERATION_CONFIG_NAME
 
     kind, as_the_head_is = _kind(folder)
-    with as_the_head_is:
+    with as_the_head_is, nullcontext() if device is None else torch.device(device):
         model = kind.from_config(config, trust_remote_code=trust_remote_code)
     if (Path(folder) / GENERATION_CONFIG_NAME).exists():
         model.generation_config = GenerationConfig.from_pretrained(str(folder))

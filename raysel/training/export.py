@@ -53,8 +53,7 @@ def merge(base: Path, folder: Path, tokenizer: "PreTrainedTokenizerBase", *, tru
     """
 
     config = read_config(base, dtype="auto", trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model = make_causal_lm(base, config, trust_remote_code=trust_remote_code)
+    model = make_causal_lm(base, config, trust_remote_code=trust_remote_code, device="meta")
     if are_saved_as_they_are(model):
         with SavedWeights(base, model) as weights:
             read = {name: partial(weights.read, name) for name in weights.names}

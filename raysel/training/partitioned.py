@@ -18,8 +18,7 @@ def load_partitioned(folder: Path, deepspeed: dict[str, Any], *, dtype: str, tru
     weights themselves (quantised, or several to be joined).
     """
     config = read_config(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        outline = make_causal_lm(folder, config, trust_remote_code=trust_remote_code)
+    outline = make_causal_lm(folder, config, trust_remote_code=trust_remote_code, device="meta")
     if not are_saved_as_they_are(outline):
         return None
     model = _without_values(folder, config, deepspeed, trust_remote_code)

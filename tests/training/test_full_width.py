@@ -35,8 +35,7 @@ def save_two_blocks(folder: Path) -> Path:
     folder.mkdir()
     config.save_pretrained(folder)
     byte_bpe_tokenizer().save_pretrained(folder)
-    with torch.device("meta"):
-        parameters = dict(make_causal_lm(folder, config).named_parameters())
+    parameters = dict(make_causal_lm(folder, config, device="meta").named_parameters())
     torch.manual_seed(0)
     block = (torch.randn(BLOCK) * 0.02).bfloat16()
     weight_map = {}
