@@ -139,7 +139,7 @@ def ask_for_a_petabyte(number: int) -> int:
 
 
 def test_a_task_that_runs_out_of_memory_says_what_was_free(cluster: Cluster) -> None:
-    with pytest.raises(MemoryShortError, match="out of memory: an allocation failed on node .* free of") as caught:
+    with pytest.raises(MemoryShortError, match=r"out of memory: an allocation failed on node .* free of") as caught:
         cluster.run_task(ask_for_a_petabyte, 0)
     assert caught.value.shortage.free > 0
 

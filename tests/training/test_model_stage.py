@@ -125,7 +125,7 @@ def test_a_worker_that_runs_out_of_memory_ends_the_run(cluster, progress, store:
     """No machine holds these adapters; one group of workers finds out, and the next one does not try."""
     tokens = write_tokens(store, tiny_llama, 8, DATA)
     settings = TrainingSettings(data=DATA, workers=2, lora=LoraSettings(rank=1 << 40))
-    with pytest.raises(MemoryShortError, match="tried to allocate .* TB on node") as caught:
+    with pytest.raises(MemoryShortError, match=r"tried to allocate .* TB on node") as caught:
         train(cluster, progress, store, tiny_llama, tokens, settings, "short")
     assert caught.value.shortage.workers == 2
 
