@@ -421,8 +421,6 @@ class _ActorPool:
                             with contextlib.suppress(ValueError):
                                 ray.kill(ray.get_actor(outcome.actor), no_restart=False)
                         yield index, outcome
-        except OutOfMemoryError as error:
-            raise MemoryShortError(shortage_of(error)) from error
         except ray.data.exceptions.ExecutionTimeoutError as error:
             raise TimeoutError(_stalled(self.worker.__name__, self.stall_seconds)) from error
         finally:
@@ -529,9 +527,11 @@ def _wants_token(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def _among(workers: int) -> Iterator[None]:
-    """Says of a shortage how many workers there were."""
+    """Says of a shortage how many workers there were. Ray Data has tasks of its own, which may be killed as well."""
     try:
         yield
+    except OutOfMemoryError as error:
+        raise MemoryShortError(replace(shortage_of(error), workers=workers)) from error
     except MemoryShortError as short:
         raise MemoryShortError(replace(short.shortage, workers=workers)) from short
 

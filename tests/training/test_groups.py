@@ -154,3 +154,23 @@ def drop_last_checkpoint(store: Store, name: str, steps: int) -> None:
     assert len(found) == 2
     for file in found:
         file.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [3, 2])
+def test_two_workers_find_one_number_and_train_as_with_it(
+    store: Store, tiny_llama: Path, tmp_path: Path, zero: int
+) -> None:
+    """Under ZeRO-3 each pass gathers the weights: a worker that tried one more would wait for ever."""
+    data = TokenSettings(max_tokens=128, batch_samples=12, packing=False)
+    tokens = write_tokens(store, tiny_llama, 24, data)
+    settings = TrainingSettings(data=data, zero=zero, method="full", micro_batch_tokens="auto")
+    settings = settings.model_copy(update={"activation_checkpointing": "auto"})
+    # Of twelve rows each worker has six.
+    told = settings.model_copy(update={"micro_batch_tokens": 6 * 128, "activation_checkpointing": False})
+    runs = {"found": settings, "told": told}
+    train_in_processes(2, [job(store, tiny_llama, tokens, s, n, tmp_path / n) for n, s in runs.items()])
+    [kept] = (Path(store.root) / "model" / "found").glob("micro-batch-*.json")
+    assert json.loads(kept.read_text()) == {"rows": 6, "checkpointing": False}
+    assert losses(log_of_checkpoint(store, "found")) == losses(log_of_checkpoint(store, "told"))
+    assert_same_weights(tmp_path / "found", tmp_path / "told", rtol=0, atol=0)
