@@ -28,6 +28,8 @@ os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "of-no-use-elsewhere")
 # How often Ray Train looks whether its workers are done: every 2 seconds by default.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# As for a Ray of a run's own: a seventh less of two cores in the tests of stages.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
 # Says why where pytest ends without a summary.
 LISTENER = pytest.StashKey[subprocess.Popen[str]]()
 

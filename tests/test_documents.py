@@ -20,7 +20,7 @@ PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("
 RAYSEL: Any = typer.main.get_command(app)
 SECTIONS = "|".join([*Experiment.model_fields, *Space.model_fields])
 DOTTED = re.compile(rf"(?<![\w./~-])(?:{SECTIONS})(?:\.[a-z_][a-z_0-9]*)+(?![\w/(])")
-FILES = {"html", "json", "jsonl", "md", "parquet", "py", "svg", "txt", "yaml"}
+FILES = {"csv", "html", "json", "jsonl", "md", "parquet", "py", "svg", "txt", "yaml"}
 REFUSED = "# refused"
 FOLDERS = re.compile(r"(?<![\w./-])(?:benchmarks|docs|experiments|jobs|raysel|tests|tune_spaces)/[\w./-]*\w")
 
