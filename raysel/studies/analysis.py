@@ -160,11 +160,14 @@ def _line(
 
 
 def _reference(condition: Condition, others: Sequence[Condition], compared: Compared) -> Condition | None:
-    """The condition with the reference's values that is equal in everything else that is shown; of none such the only
-    one that has these values."""
+    """The condition that the reference's values are all there is to say of; or the one with these values that is equal
+    in everything else that is shown; of none such the only one that has these values."""
     wanted = compared.reference
     fitting = [other for other in others if wanted and _has(other.parameters, wanted)]
     besides = {*wanted, *compared.unnamed}
+    alone = [other for other in fitting if not _without(other, besides)]
+    if len(alone) == 1:
+        return alone[0]
     same = [other for other in fitting if _without(other, besides) == _without(condition, besides)]
     if same:
         return same[0]

@@ -45,15 +45,15 @@ def document(plan: Plan, findings: Findings) -> str:
     parts = [
         f"# {study.title}",
         study.question,
-        f"**{found.sentence}**",
+        f"**{found.sentence}** It shows {small.shows} It cannot show {small.cannot_show}",
         "\n".join(beneath),
         f"![{findings.axis} of every condition]({plan.name}.svg)",
         "Small points are seeds, bars 95% intervals over them; a hollow mark differs by no more than noise from what "
-        f"it is compared with, or was not compared. [The figure's data]({plan.name}.csv).",
+        f"it is compared with, or was not compared. [The figure's data]({plan.name}.csv). What is measured, what a "
+        "seed changes and what is called clear: [Studies](../studies.md#what-is-measured).",
         f"{study.source}: {study.claim}",
         "\n".join(_table(findings)),
         f"## Small\n\n```bash\n{command_of(plan.name, None)}\n```",
-        f"It shows {small.shows} It cannot show {small.cannot_show}",
         f"## In full\n\n```bash\n{over}\n```",
         f"It shows {full.shows} It cannot show {full.cannot_show}",
     ]
@@ -61,12 +61,14 @@ def document(plan: Plan, findings: Findings) -> str:
 
 
 def _table(findings: Findings) -> Iterator[str]:
-    yield f"| condition | {findings.unit} | against {findings.reference or 'nothing'} | |"
+    yield f"| condition | {findings.axis}, 95% interval | against {findings.reference or 'nothing'} | |"
     yield "| --- | ---: | ---: | --- |"
     for line in findings.lines:
         against = difference_words(line.against, "") if line.against is not None else ""
-        mean = f"{decimal(line.mean.value, 3)} [{decimal(line.mean.low, 3)}, {decimal(line.mean.high, 3)}]"
-        yield f"| {line.label} | {mean} | {against} | {verdict_word(line, findings)} |"
+        low, mean, high = (decimal(of, 3) for of in (line.mean.low, line.mean.value, line.mean.high))
+        # What nothing is drawn for is the same in every seed, and of its noise nothing is known.
+        shown = f"{mean} (the same in every seed)" if low == high else f"{mean} [{low}, {high}]"
+        yield f"| {line.label} | {shown} | {against} | {verdict_word(line, findings)} |"
 
 
 def standalone(svg: Markup) -> str:

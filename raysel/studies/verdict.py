@@ -1,9 +1,10 @@
 """A study's answer in plain sentences: one, and a few short lines beneath it. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raysel.evaluation.intervals import Interval
 from raysel.report.formats import decimal, integer
 from raysel.studies.analysis import Findings, Line, Outcome
 from raysel.studies.contrasts import Contrast
@@ -60,15 +61,16 @@ def answer(findings: Findings, levelled: Sequence[Levelled] = ()) -> Answer:
         found = _group_lines(groups, findings, {of.name: of for of in levelled})
         if told == [_nothing(findings)] and not levelled and not any(_trend(group, findings) for group in groups):
             found = _noise(compared, findings)
-    return Answer(" ".join([*_levels(levelled), *told]), [*found, *cautions])
+    clear = {line.group for line in compared if _against(line).overall.verdict in (findings.better, findings.worse)}
+    return Answer(" ".join([*_levels(levelled, clear), *told]), [*found, *cautions])
 
 
 def _grouped(lines: Sequence[Line]) -> dict[str, list[Line]]:
     return {group: [line for line in lines if line.group == group] for group in dict.fromkeys(of.group for of in lines)}
 
 
-def _levels(levelled: Sequence[Levelled]) -> list[str]:
-    """Where the curves level off, in a sentence."""
+def _levels(levelled: Sequence[Levelled], clear: Container[str]) -> list[str]:
+    """Where the curves level off, in a sentence; that they do not is said of those with a clear difference."""
     if not levelled:
         return []
     reached = [of for of in levelled if of.of.verdict == "reached"]
@@ -77,7 +79,11 @@ def _levels(levelled: Sequence[Levelled]) -> list[str]:
         return [f"{_capital(_some(told, '; '))} samples per language."]
     if all(of.of.verdict == "flat" for of in levelled):
         return ["No curve is clearer than noise."]
-    return [f"No curve levels off up to {integer(max(of.last for of in levelled))} samples per language."]
+    going_on = [of for of in levelled if of.of.verdict != "flat" and of.name in clear]
+    if not going_on:
+        return []
+    last = integer(max(of.last for of in going_on))
+    return [f"No levelling off up to {last} samples per language: {_some([of.name for of in going_on])}."]
 
 
 def _of_all(group: str, lines: Sequence[Line], findings: Findings) -> list[str]:
@@ -99,7 +105,19 @@ def _of_all(group: str, lines: Sequence[Line], findings: Findings) -> list[str]:
 
 
 def _nothing(findings: Findings) -> str:
-    return f"No clear difference from {findings.reference}: nothing beyond the noise of the seeds."
+    """And how large one could be and not be seen, where that is more than what the control that was seen differs by."""
+    compared = [line for line in findings.lines if line.against is not None]
+    most = max(_reaches(compared), default=0.0)
+    known = [
+        abs(of.contrast.overall.interval.value)
+        for of in findings.outcomes
+        if of.of.expected == "detected" and of.contrast is not None
+    ]
+    if known and most > max(known):
+        size = amount(decimal(most, DIGITS), findings.unit)
+        return f"No clear difference from {findings.reference}; one of {size} might not be seen here."
+    corrected = f", corrected for {len(compared)} comparisons" if len(compared) > 1 else ""
+    return f"No clear difference from {findings.reference}{corrected}."
 
 
 def _of_groups(groups: dict[str, list[Line]], findings: Findings) -> list[str]:
@@ -114,12 +132,11 @@ def _of_groups(groups: dict[str, list[Line]], findings: Findings) -> list[str]:
         largest = sorted(clear, key=lambda group: -abs(_gain(clear[group][0])))
         units = [findings.unit, *[""] * (len(largest) - 1)]
         named = [
-            f"{group} ({_by_up_to(clear[group], groups[group], unit)})"
-            for group, unit in zip(largest, units, strict=True)
+            _of_group(group, clear[group], groups[group], unit) for group, unit in zip(largest, units, strict=True)
         ]
-        everywhere = len(clear) == len(groups)
+        everywhere = all(len(clear.get(group, [])) == len(lines) for group, lines in groups.items())
         told.append(
-            f"{word} than {findings.reference} in each case, most: {named[0]}."
+            f"{word} than {findings.reference} everywhere, most of all {named[0]}."
             if everywhere
             else f"{word} than {findings.reference}: {_some(named, between)}."
         )
@@ -130,10 +147,15 @@ def _of_groups(groups: dict[str, list[Line]], findings: Findings) -> list[str]:
     return told
 
 
-def _by_up_to(clear: Sequence[Line], lines: Sequence[Line], unit: str) -> str:
+def _of_group(group: str, clear: Sequence[Line], lines: Sequence[Line], unit: str) -> str:
     """By how much, and which of the group's conditions, where it has several."""
-    said = f"by {'up to ' if len(clear) > 1 else ''}{amount(decimal(abs(_gain(clear[0])), DIGITS), unit)}"
-    return f"{said}, {_within(clear[0])}" if len(lines) > 1 else said
+    largest = clear[0]
+    size = f"by {'up to ' if len(clear) > 1 else ''}{amount(decimal(abs(_gain(largest)), DIGITS), unit)}"
+    if len(lines) == 1:
+        return f"{group} ({size})"
+    if group == largest.panel:  # a group of languages
+        return f"{_within(largest)} for {group} ({size})"
+    return f"{group} ({size}, {_within(largest)})"
 
 
 def _group_lines(groups: dict[str, list[Line]], findings: Findings, levelled: dict[str, Levelled]) -> list[Told]:
@@ -188,18 +210,26 @@ def _trend(group: str, findings: Findings) -> list[Told]:
 
 def _noise(lines: Sequence[Line], findings: Findings) -> list[Told]:
     """What would have been seen of what was not clear."""
-    reach = _detectable([line for line in lines if _against(line).overall.verdict == "no clear difference"])
-    said = f"a difference of {amount(decimal(reach, DIGITS), findings.unit)} would be seen in four of five such runs"
-    return [Told("Noise", said)] if reach else []
+    unclear = [line for line in lines if _against(line).overall.verdict == "no clear difference"]
+    if not (reaches := _reaches(unclear)):
+        return []
+    return [
+        Told("Noise", f"a difference of {_from_to(reaches, findings.unit)} would be seen in four of five such runs")
+    ]
 
 
 def _reach(lines: Sequence[Line]) -> str:
-    reach = _detectable(lines)
-    return f" (one of {decimal(reach, DIGITS)} would mostly be seen)" if reach else ""
+    return f" (one of {_from_to(_reaches(lines), '')} would mostly be seen)" if _reaches(lines) else ""
 
 
-def _detectable(lines: Sequence[Line]) -> float:
-    return max((_against(line).overall.detectable or 0.0 for line in lines), default=0.0)
+def _reaches(lines: Sequence[Line]) -> list[float]:
+    """The differences that would mostly be seen, of each line where that is known."""
+    return [reach for line in lines if (reach := _against(line).overall.detectable) is not None]
+
+
+def _from_to(values: Sequence[float], unit: str) -> str:
+    least, most = (decimal(of, DIGITS) for of in (min(values), max(values)))
+    return amount(most, unit) if least == most else f"{amount(f'{least} to {most}', unit)}, by condition,"
 
 
 def _missing(findings: Findings) -> list[Told]:
@@ -231,8 +261,9 @@ def _within(line: Line) -> str:
 
 
 def _some(names: Sequence[str], between: str = ", ") -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return between.join(names[:MOST_NAMED]) + more
+    if len(names) <= MOST_NAMED + 1:  # "and 1 more" is no shorter
+        return between.join(names)
+    return f"{between.join(names[:MOST_NAMED])} and {len(names) - MOST_NAMED} more"
 
 
 def _against(line: Line) -> Contrast:
@@ -266,6 +297,10 @@ def _listed(lines: Sequence[Line], unit: str) -> str:
     return _some([f"{_within(first)} by {_size(first, unit)}", *told])
 
 
+def _leaves_out_0(interval: Interval) -> bool:
+    return interval.low is not None and interval.high is not None and not interval.low <= 0 <= interval.high
+
+
 def control_words(outcome: Outcome, unit: str) -> str:
     """Whether a control came out as it must, and what it was."""
     if outcome.contrast is None:
@@ -296,4 +331,6 @@ def verdict_word(line: Line, findings: Findings) -> str:
     overall = line.against.overall
     if overall.verdict is None:
         return "the same" if not overall.interval.value else "cannot be told"
+    if overall.verdict == "no clear difference" and _leaves_out_0(overall.interval):
+        return "no clear difference, corrected for all comparisons"
     return {findings.better: "better", findings.worse: "worse"}.get(overall.verdict, overall.verdict)

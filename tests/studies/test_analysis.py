@@ -108,7 +108,7 @@ def test_the_verdict_says_what_is_clear_and_nothing_else() -> None:
     assert said.sentence.startswith("Better than random: high by 0.500 bits per byte [0.4")
     assert said.sentence.endswith("No clear difference: low.")
     nothing = answer(found(effect=0.0))
-    assert nothing.sentence == "No clear difference from random: nothing beyond the noise of the seeds."
+    assert nothing.sentence == "No clear difference from random, corrected for 2 comparisons."
     [noise] = nothing.lines
     reach = max(line.against.overall.detectable or 0 for line in found(effect=0.0).lines if line.against is not None)
     assert noise.text == f"a difference of {reach:.3f} bits per byte would be seen in four of five such runs"
@@ -234,7 +234,7 @@ def test_each_group_of_languages_has_a_line_beneath_one_sentence() -> None:
     findings = analyse(sizes(0, 0.0, 0.5, 0.7), GROUPS, {})
     said = answer(findings)
     assert said.sentence == (
-        "Better than 0 samples: others (by up to 0.700 bits per byte, 3 samples). No clear difference: English."
+        "Better than 0 samples: 3 samples for others (by up to 0.700 bits per byte). No clear difference: English."
     )
     english, others = said.lines
     assert (english.head, english.tone, others.head, others.tone) == ("English", "", "others", "better")
