@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Those whose encoder takes the prompt and whose decoder answers, with relative positions: what all rooms are made for.
 ENCODER_DECODERS = ("t5", "mt5", "umt5")
+HEAD = "lm_head.weight"
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 
 
@@ -178,17 +179,34 @@ def read_config(folder: str | Path, *, dtype: str, trust_remote_code: bool = Fal
 def make_causal_lm(
     folder: str | Path, config: Any, *, trust_remote_code: bool = False, device: str | None = None
 ) -> "PreTrainedModel":
-    """The language model in `folder` with `config`, but without its weights; on `device`, left open: on torch's own."""
+    """The language model in `folder` with `config`, but without its weights; on `device` (meta), left open: on torch's
+    own."""
     import torch
+    from transformers.initialization import meta_device_safe_creation_ops
+
+    kind, as_the_head_is = _kind(folder)
+    try:
+        with as_the_head_is, ExitStack() as on:
+            if device is not None:
+                on.enter_context(torch.device(device))
+                # What custom code computes of numbers while it is made.
+                on.enter_context(meta_device_safe_creation_ops())
+            model: PreTrainedModel = kind.from_config(config, trust_remote_code=trust_remote_code)
+        if model.can_generate():
+            model.generation_config = _generation_config(Path(folder))
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+    return model.eval()
+
+
+def _generation_config(folder: Path) -> Any:
+    """Of its own file, or what config.json says of generation."""
     from transformers import GenerationConfig
     from transformers.utils import GENERATION_CONFIG_NAME
 
-    kind, as_the_head_is = _kind(folder)
-    with as_the_head_is, nullcontext() if device is None else torch.device(device):
-        model = kind.from_config(config, trust_remote_code=trust_remote_code)
-    if (Path(folder) / GENERATION_CONFIG_NAME).exists():
-        model.generation_config = GenerationConfig.from_pretrained(str(folder))
-    return model.eval()
+    if (folder / GENERATION_CONFIG_NAME).exists():
+        return GenerationConfig.from_pretrained(str(folder))
+    return GenerationConfig.from_pretrained(str(folder), config_file_name="config.json", _from_model_config=True)
 
 
 def say_whether_tied(model: "PreTrainedModel") -> None:
@@ -202,9 +220,8 @@ def _kind(folder: str | Path) -> tuple[Any, AbstractContextManager[None]]:
     """The class that makes the model in `folder`, and what is to be open while it does."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    if _has_encoder(folder):
-        return AutoModelForSeq2SeqLM, _own_head(Path(folder))
-    return AutoModelForCausalLM, nullcontext()
+    kind = AutoModelForSeq2SeqLM if _has_encoder(folder) else AutoModelForCausalLM
+    return kind, _own_head(Path(folder))
 
 
 def load_encoder(
@@ -233,28 +250,32 @@ def embedding_modules(model: Any) -> list[Any]:
 
 @contextmanager
 def _own_head(folder: Path) -> Iterator[None]:
-    """While open, T5s are not tied to their head where the checkpoint in `folder` has another one than its embeddings.
+    """While open, a model is not tied to its head where the checkpoint in `folder` has another one than its embeddings.
 
-    transformers 5 says of all T5s that they are tied, and compares the two before it ties them; where it has no values
-    to compare (ZeRO-3), it would tie what differs.
+    transformers 5 compares the two before it ties them (of all T5s it thinks that they are tied); where it has no
+    values to compare (under ZeRO-3, of a model without weights), it would tie what differs.
     """
     import transformers
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     made: Any = getattr(transformers, str((config.get("architectures") or [None])[0]), None)
-    tied = getattr(made, "_tied_weights_keys", None)
-    if (
-        made is None
-        or not tied
-        or _first_rows(folder, "lm_head.weight") in (None, _first_rows(folder, "shared.weight"))
-    ):
+    tied: Any = getattr(made, "_tied_weights_keys", None)
+    source = tied.get(HEAD) if isinstance(tied, Mapping) else None
+    if source is None or not _differ(folder, HEAD, source):
         yield
         return
-    made._tied_weights_keys = {name: source for name, source in tied.items() if name != "lm_head.weight"}
+    made._tied_weights_keys = {name: other for name, other in tied.items() if name != HEAD}
     try:
         yield
     finally:
         made._tied_weights_keys = tied
+
+
+def _differ(folder: Path, head: str, embeddings: str) -> bool:
+    """Whether both are stored, with other numbers; the embeddings also without the name of the model's body."""
+    own = _first_rows(folder, head)
+    others = [rows for name in (embeddings, embeddings.partition(".")[2]) if (rows := _first_rows(folder, name))]
+    return own is not None and bool(others) and own not in others
 
 
 def _first_rows(folder: Path, name: str) -> bytes | None:

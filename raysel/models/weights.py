@@ -74,22 +74,32 @@ class SavedWeights:
         self.folder = folder
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         renamings = get_model_conversion_mapping(model)
-        self._open = ExitStack()
         self._found: dict[str, tuple[SafetensorsFile, str]] = {}
-        for name in weight_files(folder):
-            file = SafetensorsFile(self._open.enter_context((folder / name).open("rb", buffering=0)))
-            for key in file.header:
-                own, _ = rename_source_key(key, renamings, [], model.base_model_prefix, shapes)
-                if own in shapes:
-                    if file.shape(key) != shapes[own]:
-                        raise ModelError(
-                            f"model folder {folder}: {key} in {name} is {file.shape(key)}, but config.json makes it "
-                            f"{shapes[own]}"
-                        )
-                    self._found[own] = file, key
+        with ExitStack() as opened:
+            for name in weight_files(folder):
+                if not (folder / name).exists():
+                    raise ModelError(f"model folder {folder}: {name}, which has weights, is missing")
+                file = SafetensorsFile(opened.enter_context((folder / name).open("rb", buffering=0)))
+                for key, entry in file.header.items():
+                    own, _ = rename_source_key(key, renamings, [], model.base_model_prefix, shapes)
+                    if own in shapes:
+                        self._refuse_other(name, key, entry, shapes[own])
+                        self._found[own] = file, key
+            self._open = opened.pop_all()
         for one, other in model.all_tied_weights_keys.items():
             if one in self._found:  # files may have a tied weight under either name
                 self._found.setdefault(other, self._found[one])
+
+    def _refuse_other(self, file: str, key: str, entry: dict[str, Any], shape: tuple[int, ...]) -> None:
+        found = tuple(entry["shape"])
+        if found != shape:
+            raise ModelError(
+                f"model folder {self.folder}: {key} in {file} is {found}, but config.json makes it {shape}"
+            )
+        if entry["dtype"] not in DTYPES:
+            raise ModelError(
+                f"model folder {self.folder}: {key} in {file} is of type {entry['dtype']}, not {', '.join(DTYPES)}"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -115,8 +125,8 @@ class SavedWeights:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The files in `folder` that hold the weights, as its index names them."""
-    if (folder / INDEX).exists():
+    """The files in `folder` that hold the weights: the only one, or those that its index names."""
+    if not (folder / ONLY_FILE).exists() and (folder / INDEX).exists():
         return sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     return [ONLY_FILE]
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from raysel.training.loss import token_losses
 from raysel.training.partitioned import own_range
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# Bytes of a part up to which it is read at once: on a remote storage every read is a request.
+READ_WHOLE = 1 << 28
 
 
 class CheckpointError(OSError):
@@ -177,7 +180,9 @@ class Checkpoints:
     def _saved(self, whole: dict[str, Any]) -> Iterator[tuple[str, str, ReadRange]]:
         """Of everything saved its kind, its parameter's name, and how to read it or a range of it."""
         for part in whole["parts"]:
-            with self.attempt.open_file(ShardRecord(**part)) as stream:
+            record = ShardRecord(**part)
+            small = record.bytes <= READ_WHOLE
+            with BytesIO(self.attempt.read_bytes(record)) if small else self.attempt.open_file(record) as stream:
                 file = SafetensorsFile(stream)
                 # In one order: setting a sharded weight is a collective operation.
                 for key in sorted(file.header):

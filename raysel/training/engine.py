@@ -1,5 +1,6 @@
 """A model under DeepSpeed: loading, adapters, AdamW and ZeRO."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -96,7 +97,6 @@ def add_adapters(model: Any, settings: LoraSettings, section: str) -> Any:
         use_rslora=settings.rslora,
         use_dora=settings.dora,
     )
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
@@ -107,14 +107,20 @@ def add_adapters(model: Any, settings: LoraSettings, section: str) -> Any:
         raise AdapterError(
             f"{section}.lora.targets {settings.targets}: {error}; the linear modules here are {', '.join(linear)}"
         ) from error
-    tied = ends[1] is not None and ends[0].weight is ends[1].weight
-    if settings.merge and tied and any(getattr(part, "base_layer", None) in ends for part in adapted.modules()):
+    if settings.merge and _adapts_what_is_tied(adapted):
         raise AdapterError(
             f"{section}.lora.merge cannot add adapters to embeddings that are tied, as they are in this model: "
-            f"the update would change both ends; take them out of {section}.lora.targets {settings.targets}, "
+            f"the update would change all their places; take them out of {section}.lora.targets {settings.targets}, "
             "or leave merge out"
         )
     return adapted
+
+
+def _adapts_what_is_tied(adapted: Any) -> bool:
+    """Whether a weight that has an adapter is in several places (both ends, an encoder and a decoder)."""
+    layers = [part.get_base_layer() for part in adapted.modules() if hasattr(part, "get_base_layer")]
+    holders = Counter(id(own["weight"]) for part in adapted.modules() if "weight" in (own := part._parameters))
+    return any(holders[id(layer.weight)] > 1 for layer in layers)
 
 
 def start_engine(model: Any, settings: TrainingSettings) -> Any:

@@ -56,11 +56,12 @@ def merge(base: Path, folder: Path, tokenizer: "PreTrainedTokenizerBase", *, tru
     model = make_causal_lm(base, config, trust_remote_code=trust_remote_code, device="meta")
     if are_saved_as_they_are(model):
         with SavedWeights(base, model) as weights:
+            weights.refuse_missing({name for name, _ in model.named_parameters()})
             read = {name: partial(weights.read, name) for name in weights.names}
             _save_merged(model, read, folder)
     else:
         whole = load_causal_lm(base, trust_remote_code=trust_remote_code)
-        _save_merged(model, {name: value.flatten for name, value in whole.named_parameters()}, folder)
+        _save_merged(model, {name: value.flatten for name, value in whole.state_dict().items()}, folder)
     tokenizer.save_pretrained(str(folder))
 
 
@@ -68,7 +69,9 @@ def _save_merged(model: Any, read: Mapping[str, Callable[[], torch.Tensor]], fol
     """Replace the adapters in `folder` by `model`, which has no weights: `read` has them, flat."""
     from peft import PeftModel
 
+    saved = model.state_dict()
     shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    buffers = {name: buffer.shape for name, buffer in model.named_buffers() if name in saved and name in read}
     for name, shape in shapes.items():
         # One zero that stands for all: PEFT puts adapters on the device of what they adapt.
         nothing = torch.nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
@@ -83,15 +86,15 @@ def _save_merged(model: Any, read: Mapping[str, Callable[[], torch.Tensor]], fol
     }
 
     def merged() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, shape in shapes.items():
+        for name, shape in (shapes | buffers).items():
             weight = read[name]().view(shape)
             if name in layers:
                 base = layers[name].get_base_layer()
                 nothing = base.weight.data
                 base.weight.data = weight.float()
                 layers[name].merge()
-                weight, base.weight.data = base.weight.data, nothing
-            yield name, weight.to(model.config.dtype or weight.dtype)
+                weight, base.weight.data = base.weight.data.to(weight.dtype), nothing
+            yield name, weight
 
     with tempfile.TemporaryDirectory(dir=folder) as merging:
         _save_model(model, merged(), Path(merging), keep=True)
@@ -120,19 +123,30 @@ def _save_model(model: Any, weights: Iterable[tuple[str, torch.Tensor]], folder:
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.dynamic_module_utils import custom_object_save
 
-    files = _WeightFiles(folder)
-    with _full_disk_as_oserror(folder):
-        for name, weight in weights:
-            for saved_as, value in revert_weight_conversion(model, {name: weight}).items():
-                files.add(saved_as, value)
-        if keep:
-            files.close()
+    files, weights = _WeightFiles(folder), iter(weights)
+    # What is joined from several weights of the files is taken apart all together.
+    parts: Iterable[dict[str, torch.Tensor]] = ({name: weight} for name, weight in weights)
+    if not are_saved_as_they_are(model):
+        parts = [dict(weights)]
+    try:
+        with _full_disk_as_oserror(folder):
+            for part in parts:
+                for name, weight in revert_weight_conversion(model, part).items():
+                    files.add(name, weight)
+            if keep:
+                files.close()
+    except (OSError, SafetensorError):
+        # The others still give their parts of what is left.
+        for _ in weights:
+            pass
+        raise
     if keep:
         model.config.architectures = [type(model).__name__]
         if model.is_remote_code():
             custom_object_save(model, str(folder), config=model.config)
         model.config.save_pretrained(str(folder))
-        model.generation_config.save_pretrained(str(folder))
+        if model.can_generate():
+            model.generation_config.save_pretrained(str(folder))
 
 
 class _WeightFiles:

@@ -30,6 +30,9 @@ def load_partitioned(folder: Path, deepspeed: dict[str, Any], *, dtype: str, tru
         for name, buffer in model.named_buffers():
             if name in weights.names:
                 buffer.copy_(weights.read(name).view_as(buffer))
+                buffer._is_hf_initialized = True
+    # DeepSpeed has made other buffers the weights' type while they were computed (rotary frequencies): computed anew.
+    model.initialize_weights()
     return model
 
 
@@ -49,6 +52,8 @@ def _fill(parameter: Any, weights: SavedWeights, name: str) -> None:
     part = parameter.ds_tensor
     part.zero_()
     part[: stop - start].copy_(weights.read(name, start, stop))
+    parameter.ds_secondary_tensor = None  # a second copy within the node (hpZ), made before there was anything to copy
+    parameter._is_hf_initialized = True
 
 
 def _without_values(folder: Path, config: Any, deepspeed: dict[str, Any], trust_remote_code: bool) -> Any:

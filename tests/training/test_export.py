@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from raysel.models.loading import load_causal_lm, load_tokenizer
 from raysel.store import Store
 from raysel.training.engine import AdapterError
-from raysel.training.export import save
+from raysel.training.export import _save_model, merge, save
 from raysel.training.settings import LoraSettings, TokenSettings, TrainingSettings
 from tests.training.runs import write_tokens
 
@@ -134,6 +136,41 @@ def test_a_merged_model_keeps_the_type_of_its_base(learn, store: Store, tiny_lla
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all("proj" in name for name in changed)
+
+
+@pytest.mark.parametrize("more", [{}, {"use_dora": True}, {"use_rslora": True}])
+@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["embed_tokens", "lm_head"]])
+def test_merging_one_weight_after_another_is_what_peft_does_to_all(
+    tiny_llama: Path, tmp_path: Path, targets: list[str], more: dict
+) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=4, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights="use_dora" in more, **more
+    )
+    adapted = get_peft_model(load_causal_lm(tiny_llama), config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    expected = load_causal_lm(tiny_llama, adapter=tmp_path).merge_and_unload().state_dict()
+    merge(tiny_llama, tmp_path, load_tokenizer(tiny_llama), trust_remote_code=False)
+    found = load_file(tmp_path / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), name
+    assert {file.name for file in tmp_path.iterdir()}.isdisjoint({"adapter_config.json", "adapter_model.safetensors"})
+
+
+def test_where_a_file_cannot_be_written_the_other_workers_still_give_their_parts(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    model, given = load_causal_lm(tiny_llama), []
+
+    (tmp_path / "model-00001.safetensors").mkdir()  # cannot be written
+    weights = ((name, weight) for name, weight in model.state_dict().items() if given.append(name) is None)
+    with pytest.raises(SafetensorError, match="Is a directory"):
+        _save_model(model, weights, tmp_path, keep=True)
+    assert given == [*model.state_dict()]
 
 
 def test_adapters_on_tied_embeddings_cannot_be_merged(learn, store: Store, tied_llama: Path) -> None:
