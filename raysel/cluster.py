@@ -50,6 +50,21 @@ OF_EVERY_DRIVER = {"RAY_task_oom_retries": "3"}
 TOKEN_SETTINGS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
+@dataclass(frozen=True)
+class Moment:
+    """seconds: since 1970; kernel_kills: how many processes the kernel of this machine had ended for their memory."""
+
+    seconds: float
+    kernel_kills: int | None
+
+    @classmethod
+    def now(cls) -> "Moment":
+        return cls(time.time(), kernel_kills())
+
+    def kernel_has_killed_since(self) -> bool:
+        return self.kernel_kills is not None and (kernel_kills() or 0) > self.kernel_kills
+
+
 @dataclass
 class Cluster:
     """A connection to Ray. Use as a context manager: what it started, it stops."""
@@ -59,10 +74,8 @@ class Cluster:
     _started: bool = field(default=False, init=False, repr=False)
     _holder: Any = field(default=None, init=False, repr=False)
     _set: dict[str, str] = field(default_factory=dict, init=False, repr=False)
-    _kernel_kills: int | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> "Cluster":
-        self._kernel_kills = kernel_kills()
         if ray.is_initialized():
             return self
         address = self.address or os.environ.get("RAY_ADDRESS")
@@ -161,7 +174,7 @@ class Cluster:
         remote = ray.remote(telling).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries)
         slots = max(1, int(self.cpus() / max(num_cpus, 0.1)))
         waiting: dict[Any, int] = {}
-        todo = iter(enumerate(items))
+        todo, started = iter(enumerate(items)), Moment.now()
         try:
             while True:
                 while len(waiting) < 4 * slots and (following := next(todo, None)) is not None:
@@ -176,7 +189,7 @@ class Cluster:
                 try:
                     result = _result(done[0])
                 except WorkerCrashedError as error:
-                    if not self._kernel_has_killed():
+                    if not started.kernel_has_killed_since():
                         raise
                     raise MemoryShortError(replace(shortage_of(error), killed=True)) from error
                 yield index, result
@@ -215,7 +228,7 @@ class Cluster:
             return
         self.refuse_unless_placeable(worker.__name__, workers, num_cpus=num_cpus, num_gpus=num_gpus)
         reasons: dict[int, str] = {}
-        attempt, succeeded, started = 0, False, time.time()
+        attempt, succeeded, started = 0, False, Moment.now()
         for attempt in range(tries):
             # An item may be lost with another one that kills their actor, twice at most: its last try is alone.
             alone = attempt == tries - 1 and tries > 1
@@ -248,23 +261,22 @@ class Cluster:
             raise MemoryShortError(replace(shortage, workers=workers))
         raise ItemsFailedError({index: reasons.get(index, WORKER_DIED) for index in left}, attempt + 1)
 
-    def memory_kill_since(self, started: float) -> Shortage | None:
-        """What is known of a worker that was killed for its memory since `started` (seconds since 1970): by Ray on any
-        node, or by the kernel of this machine; None where there was none."""
+    def memory_kill_since(self, started: Moment) -> Shortage | None:
+        """What is known of a worker that was killed for its memory since `started`: one of this driver by Ray on any
+        node, or any process by the kernel of this machine; None where there was none."""
         from ray._private.state import state
         from ray.core.generated.common_pb2 import WorkerExitType
         from ray.core.generated.gcs_pb2 import WorkerTableData
 
         # An actor that is killed and started again says no more than that (Ray 2.60); the cluster's table has it all.
+        own = {ray.get_runtime_context().get_job_id(), ray.JobID.nil().hex(), ""}  # or not told whose
         for entry in state._connect_and_get_accessor().get_worker_table():
             worker = WorkerTableData.FromString(entry)
-            if worker.exit_type == WorkerExitType.NODE_OUT_OF_MEMORY and worker.end_time_ms >= 1000 * started:
+            if worker.exit_type != WorkerExitType.NODE_OUT_OF_MEMORY or worker.job_id.hex() not in own:
+                continue
+            if worker.end_time_ms >= 1000 * started.seconds:
                 return shortage_of(OutOfMemoryError(worker.exit_detail))
-        return replace(shortage_of(MemoryError()), killed=True) if self._kernel_has_killed() else None
-
-    def _kernel_has_killed(self) -> bool:
-        """Whether the kernel of this machine has killed for memory since the cluster was joined."""
-        return self._kernel_kills is not None and (kernel_kills() or 0) > self._kernel_kills
+        return replace(shortage_of(MemoryError()), killed=True) if started.kernel_has_killed_since() else None
 
     @contextlib.contextmanager
     def lease(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:

@@ -42,13 +42,13 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
         folder, embedded = _folder(experiment, experiment.model, Path(scratch)), experiment.embedding.model
         tokenizer, start = _tokenizer(experiment.model, folder), decoder_start(read_config(str(folder)))
         feeder = _tokenizer(embedded, _folder(experiment, embedded, Path(scratch))) if embedded else tokenizer
-    fed = _Fed(experiment, feeder)
+    fed, data = _Fed(experiment, feeder), experiment.training.data
     taken = "reversed" if embedded is None else "reversed, in what embedding.model is fed"
     console.print(f"trained on: [green]green[/green]; whose hidden state is taken: [reverse]{taken}[/reverse]")
     for row in islice(_rows(experiment), count):
         console.rule(f"{row['id']} ({row['lang']})", align="left")
         ids = fed.ids(row)[: experiment.embedding.max_tokens]
-        example = make_example(tokenizer, row, experiment.training.data, decoder_start=start)
+        example = make_example(tokenizer, row, data, decoder_start=start)
         text = Text()
         if example.source_ids is not None:
             text.append(tokenizer.decode(example.source_ids.tolist()) + "\n", style="dim")
@@ -63,9 +63,12 @@ def print_samples(experiment: Experiment, count: int, console: Console) -> None:
         if not same:
             whole = Text(feeder.decode(ids[:-1]), style="dim")
             console.print(whole.append(feeder.decode(ids[-1:]), style="dim reverse"))
+        at = f", cut at training.data.max_tokens {data.max_tokens}"
+        if example.source_ids is not None and data.max_source_tokens is not None:
+            at += f", or at max_source_tokens {data.max_source_tokens}"
         console.print(
             f"{example.tokens} tokens, {example.trained_tokens} trained on"
-            f"{', cut at training.data.max_tokens' if example.truncated else ''}; "
+            f"{at if example.truncated else ''}; "
             f"embedded: {len(ids)} tokens, the last is {feeder.decode([ids[-1]])!r}",
             style="dim",
             markup=False,

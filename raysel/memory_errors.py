@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -55,7 +55,8 @@ class Shortage:
     node: the machine's name; gpu: the number of the GPU as the process sees it, None for the machine's memory.
     said: what the error says more (which sample did not fit). killed: a worker was ended, nothing was refused.
     workers: how many of its kind ran at once. batch: what went through the model together, sequences, or in training
-    tokens.
+    tokens (of whole rows). checkpointing: whether activations were made again in the backward pass. devices: what the
+    training ran on.
     """
 
     asked: int | None
@@ -67,6 +68,8 @@ class Shortage:
     killed: bool = False
     workers: int | None = None
     batch: int | None = None
+    checkpointing: bool | None = None
+    devices: Literal["gpu", "cpu"] | None = None
 
     def told(self) -> str:
         """One clause, without what would help."""

@@ -1,11 +1,13 @@
 """What would help a stage that ran out of memory, and that the run ends with it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raysel.corpus.settings import CorpusSettings
+from raysel.disk import readable
 from raysel.embedding.settings import EmbeddingSettings
 from raysel.evaluation.settings import EvaluationSettings
 from raysel.execution import execute
@@ -23,6 +25,7 @@ from raysel.training.settings import TrainingSettings, WarmupSettings
 NO_GPU = Shortage(4 * 10**9, 10**9, 16 * 10**9, "n1")
 ON_GPU = Shortage(4 * 10**9, 10**9, 80 * 10**9, "n1", gpu=0)
 LLAMA = {"model": Leaf("meta-llama/Llama-3.1-8B", {})}
+NOTHING = {"model": Leaf("/nowhere", {})}
 FULL = {"method": "full", "dtype": "bfloat16", "zero": 3, "micro_batch_tokens": 4096, "data": {"max_tokens": 2048}}
 
 
@@ -85,21 +88,105 @@ def test_more_than_settings_can_spare_says_how_much_memory_there_must_be() -> No
     assert "offload" not in said
 
 
+@pytest.mark.parametrize("unknown", [{"asked": None}, {"asked": 10**9, "free": 2 * 10**9}])
+def test_where_it_is_not_known_how_much_was_missing_a_tenth_is_to_be_spared(unknown: dict[str, Any]) -> None:
+    """Else one byte less would do."""
+    settings = FULL | {"micro_batch_tokens": 16384}
+    said = advice(step("model", LLAMA, training=TrainingSettings(**settings)), short(ON_GPU, workers=8, **unknown))
+    [(_, setting, value)] = re.findall(r"(training)\.(\w+)=(\w+) may be enough", said)
+    assert "is enough" not in said
+    before, after = (TrainingSettings.model_validate(settings | update) for update in ({}, {setting: value}))
+    shape = shape_of("meta-llama/Llama-3.1-8B")
+    held, then = (training_memory(shape, one, workers=8).device_bytes for one in (before, after))
+    assert then <= 0.9 * held
+
+
+def test_checkpointing_that_was_left_open_is_advised_where_there_was_none() -> None:
+    open_ = TrainingSettings(**FULL | {"micro_batch_tokens": "auto", "activation_checkpointing": "auto"})
+    found = short(ON_GPU, workers=8, batch=2048)
+    without, with_ = (
+        advice(step("model", LLAMA, training=open_), short(found, checkpointing=c)) for c in (False, True)
+    )
+    assert without == "by the planner's estimate training.activation_checkpointing=true is enough"
+    assert "activation_checkpointing" not in with_
+
+
+def test_beside_gpus_the_machines_own_memory_asks_for_less_offload() -> None:
+    killed = short(NO_GPU, asked=None, killed=True, workers=8, devices="gpu", batch=4096)
+    offloaded = TrainingSettings(**FULL | {"offload": "all"})
+    said = advice(step("model", LLAMA, training=offloaded), killed)
+    host = training_memory(shape_of("meta-llama/Llama-3.1-8B"), offloaded, workers=8).host
+    assert said.startswith(f"by the planner's estimate each worker takes {readable(host)} beside its GPU: set ")
+    assert "set training.offload=none (" in said
+    assert f"give each worker at least {readable(host + host // 10)} of its machine's memory" in said
+    assert "micro_batch" not in said
+    assert "anew" not in said
+
+    two = TrainingSettings(**FULL | {"zero": 2})
+    said = advice(step("model", LLAMA, training=two), killed)
+    assert "set training.zero=3 (" in said
+    assert "offload" not in said
+    assert said.endswith("(a change of training.zero begins the training anew)")
+
+    assert advice(step("model", NOTHING, training=offloaded), killed).startswith("set training.offload=optimizer, or ")
+
+
 def test_the_warm_up_of_less_is_told_its_own_settings() -> None:
     asked = step("warmup", LLAMA, warmup=WarmupSettings(), training=TrainingSettings(micro_batch_tokens=4096))
-    assert "training.micro_batch_tokens=" in advice(asked, ON_GPU) or "selection.less.warmup" in advice(asked, ON_GPU)
+    assert "selection.less.warmup.dtype=bfloat16" in advice(asked, ON_GPU)
+    assert "training.activation_checkpointing" not in advice(asked, ON_GPU)
 
 
-def test_without_a_known_shape_the_rows_at_once_come_first() -> None:
-    nothing = {"model": Leaf("/nowhere", {})}
-    for settings, said in (
-        ({"micro_batch_tokens": 2048}, "set training.micro_batch_tokens=1024"),
-        ({"micro_batch_tokens": "auto"}, "set training.activation_checkpointing=true"),
-        ({"micro_batch_tokens": 512, "activation_checkpointing": True}, "set training.data.max_tokens=256"),
-    ):
-        assert advice(step("model", nothing, training=TrainingSettings(**settings)), ON_GPU).startswith(said)
-    two = advice(step("model", nothing, training=TrainingSettings()), short(NO_GPU, workers=2))
+@pytest.mark.parametrize("leaf", ["/nowhere", "google/mt5-xl"])
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [("float32", "set selection.less.warmup.dtype=bfloat16"), ("bfloat16", "set selection.less.warmup.max_tokens=256")],
+)
+@pytest.mark.parametrize("shortage", [ON_GPU, NO_GPU])
+def test_the_warm_up_of_other_models_is_told_only_what_it_heeds(
+    leaf: str, dtype: str, said: str, shortage: Shortage
+) -> None:
+    asked = {"warmup": WarmupSettings(dtype=dtype), "training": TrainingSettings(zero=0)}
+    told = advice(step("warmup", {"model": Leaf(leaf, {})}, **asked), shortage)
+    assert told == f"{said} (a change of selection.less.warmup begins the training anew)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch", "said"),
+    [
+        ({"micro_batch_tokens": 2048}, 2048, "set training.micro_batch_tokens=1024"),
+        ({"micro_batch_tokens": 2048}, 512, "set training.activation_checkpointing=true"),  # it goes row by row
+        ({"micro_batch_tokens": 2048}, None, "set training.activation_checkpointing=true"),
+        ({"micro_batch_tokens": "auto"}, 1024, "set training.micro_batch_tokens=512"),
+        ({"activation_checkpointing": True}, 512, "set training.data.max_tokens=256, or training.zero=3 on"),
+    ],
+)
+def test_without_a_known_shape_rows_come_first_where_several_go_together(
+    settings: dict[str, Any], batch: int | None, said: str
+) -> None:
+    told = advice(step("model", NOTHING, training=TrainingSettings(**settings)), short(ON_GPU, batch=batch))
+    assert told.startswith(said)
+
+
+def test_a_row_of_an_encoder_decoder_is_its_prompt_and_its_response(tmp_path: Path) -> None:
+    """1,024 tokens are one row: fewer never go together. An unknown family's config says that it has an encoder."""
+    (tmp_path / "config.json").write_text('{"model_type": "new", "is_encoder_decoder": true}')
+    settings = {"data": {"max_tokens": 256, "max_source_tokens": 768}}
+    for leaf in ("google/mt5-xl", str(tmp_path)):
+        model = {"model": Leaf(leaf, {})}
+        asked = step("model", model, training=TrainingSettings(**settings))
+        assert advice(asked, short(ON_GPU, batch=2048)) == "set training.micro_batch_tokens=1024"
+        assert advice(asked, short(ON_GPU, batch=1024)) == "set training.activation_checkpointing=true"
+        asked = step("model", model, training=TrainingSettings(activation_checkpointing=True, **settings))
+        said = advice(asked, short(ON_GPU, batch=1024))
+        assert said.startswith("set training.data.max_tokens=128, training.data.max_source_tokens=384, or")
+
+
+def test_fewer_workers_help_only_where_each_holds_a_whole_model() -> None:
+    two = advice(step("model", NOTHING, training=TrainingSettings()), short(NO_GPU, workers=2))
     assert two == "set training.workers=1: each holds a model"
+    shared = advice(step("model", NOTHING, training=TrainingSettings(zero=3)), short(NO_GPU, workers=2))
+    assert "training.workers" not in shared
 
 
 class Driver:

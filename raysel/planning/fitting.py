@@ -100,8 +100,13 @@ def smallest_change(
     machines: Machines,
     asked: Asked,
     larger: str = "take GPUs of at least {} GB",
+    *,
+    is_known: bool = True,
 ) -> str:
-    """The fewest changes that are enough, as what to set; where none are, what machines to take (`larger`)."""
+    """The fewest changes that are enough, as what to set; where none are, what machines to take (`larger`).
+
+    is_known: whether what `machines` hold is what there is, and no guess.
+    """
     workers = workers_on(machines, settings)
     least, of_least = inf, ""
     for changes in range(len(asked.changeable) + 1):
@@ -109,6 +114,8 @@ def smallest_change(
             memory = asked.needs(shape, changed, workers)
             named = _named(update, asked.changeable, memory, min(workers, machines.gpus_per_node))
             if memory.device_bytes <= machines.usable_bytes:
+                if not is_known:
+                    return f"{named} may be enough"
                 return f"{named} is enough" if changes == 1 else f"no single change is enough, but {named} together are"
             if (needed := -(-memory.device_bytes // int(USABLE_SHARE * 1e9))) < least:
                 least, of_least = needed, f", with {named} too" if named else ""

@@ -172,7 +172,7 @@ class Learner:
         """Clip, update, and give the norm of the whole gradient before clipping; no update where it is not finite."""
         if self.engine.zero_optimization_stage() > 0:
             self.engine.step()
-            _forget_gradients_of_a_skipped_step(self.engine.optimizer)
+            forget_gradients_of_a_skipped_step(self.engine.optimizer)
             return float(self.engine.get_global_grad_norm())
         grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads))
@@ -196,7 +196,7 @@ class Learner:
         return operations / sum(batch[name].numel() for name in ("input_ids", "source_ids") if name in batch)
 
 
-def _forget_gradients_of_a_skipped_step(optimizer: Any) -> None:
+def forget_gradients_of_a_skipped_step(optimizer: Any) -> None:
     """DeepSpeed 0.19 keeps them under ZeRO-1 and 2 in bfloat16 with the optimizer offloaded, and adds the next ones."""
     if getattr(optimizer, "overflow", False) and hasattr(optimizer, "averaged_gradients"):
         for group in optimizer.averaged_gradients:

@@ -49,13 +49,14 @@ class Training:
 class Outcome:
     """log: each step's metrics; heldout: each measured loss of the held-out samples (`steps` done, `loss`,
     `loss_by_lang`), none where nothing is held out; exported: after how many steps the weights that were saved are;
-    micro_batch: what went through the model at once."""
+    micro_batch: what went through the model at once, in rows of at most `row_tokens` tokens."""
 
     log: list[dict[str, Any]]
     heldout: list[dict[str, Any]]
     resumed_from: int | None
     exported: int
     micro_batch: MicroBatch
+    row_tokens: int
 
 
 def train(
@@ -122,8 +123,13 @@ def _train(
         heldout = list(whole["heldout"]) if whole else []
         done = saved = whole["steps"] if whole else 0
 
+        row_tokens = settings.data.row_tokens(has_encoder=bool(engine.module.config.is_encoder_decoder))
+        at_once = {"batch": micro.rows * row_tokens, "checkpointing": micro.checkpointing}
+
         def measure(steps: int) -> None:
-            for entry in learner.heldout_loss(steps):
+            with told_shortage(**at_once):
+                measured = learner.heldout_loss(steps)
+            for entry in measured:
                 heldout.append(entry)
                 if rank == 0:
                     report({"step": steps - 1, **{f"heldout_{name}": entry[name] for name in ("loss", "loss_by_lang")}})
@@ -135,10 +141,9 @@ def _train(
 
         if whole is None:
             measure(0)
-        row_tokens = settings.data.row_tokens(has_encoder=bool(engine.module.config.is_encoder_decoder))
         started = time.perf_counter()
         for step in _steps(training.tokens, done, log):
-            with told_shortage(batch=micro.rows * row_tokens):
+            with told_shortage(**at_once):
                 log.append(learner.learn(step) | _what_was_chosen(training.tokens, step))
             log[-1] |= learner.rates(step, time.perf_counter() - started)
             if rank == 0:
@@ -161,7 +166,7 @@ def _train(
             checkpoints.restore_weights(engine.module, checkpoints.of_steps(exported))
         save(engine.module, tokenizer, export_folder, keep=rank == 0)
         engine.destroy()
-    return Outcome(log, heldout, whole["steps"] if whole else None, exported, micro)
+    return Outcome(log, heldout, whole["steps"] if whole else None, exported, micro, row_tokens)
 
 
 def _a_row(tokens: Artifact) -> dict[str, Any]:

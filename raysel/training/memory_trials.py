@@ -17,6 +17,7 @@ from raysel.embedding.placement import USABLE_SHARE
 from raysel.memory_errors import available_bytes
 from raysel.training.batches import collate
 from raysel.training.engine import draws_at_random
+from raysel.training.learner import forget_gradients_of_a_skipped_step
 from raysel.training.logits import logit_parts
 from raysel.training.loss import token_losses
 from raysel.training.micro_batch import MOST_TOKENS, MicroBatch, Trials, choose
@@ -154,7 +155,13 @@ class _EngineTrials:
             batch = collate([made] * rows, [], device)
             losses, _ = token_losses(engine, batch, parts=logit_parts(rows * own, vocabulary))
             engine.backward(losses.sum() * 0, scale_wrt_gas=False)
+            if engine.zero_optimization_stage() == 0:
+                # 0 times what is not finite is NaN, and so the weights would be; ZeRO passes over such a step itself.
+                for parameter in engine.module.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.zero_()
             engine.step()
+            forget_gradients_of_a_skipped_step(engine.optimizer)
 
     def _peak(self, tokens: int) -> int:
         """Bytes that so many tokens, in whole rows or a part of one, take beyond what is held."""

@@ -6,17 +6,18 @@ import math
 import os
 import tempfile
 import threading
-import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
+from raysel.cluster import Moment
 from raysel.errors import IncompleteError, UserError
-from raysel.memory_errors import MemoryShortError, told_shortage
+from raysel.memory_errors import MemoryShortError, Shortage, told_shortage
 from raysel.models.loading import load_tokenizer
 from raysel.progress import Listener, Tracker
 from raysel.stage import StageOutput, StageRun
@@ -39,6 +40,7 @@ KEEP_MEMORY = {
 }
 # Left free for what waits while its workers run: a trial of a sweep holds a little of a CPU.
 CPU_MARGIN = 0.1
+DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
 
 class TrainingError(UserError):
@@ -84,7 +86,7 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
     finished = _finished_earlier(run.attempt)
     if finished is None:
         job = Job(training, model, workers=choose_workers(run, training.settings), **tables)
-        board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
+        board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         stop = threading.Event()
         with (
             run.progress.track(training.tokens.summary["steps"], "steps") as bar,
@@ -93,14 +95,16 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
             watching = (board, bar, trackers, run.progress.listen, stop)
             watcher = threading.Thread(target=_watch, args=watching, daemon=True)
             watcher.start()
-            started = time.time()
+            started = Moment.now()
             try:
                 outcome = _fit(job, board)
-            except WorkerGroupError:
-                shortage = ray.get(board.ended.remote()) or run.cluster.memory_kill_since(started)
+            except WorkerGroupError as error:
+                shortage = ray.get(board.ended.remote())
+                if shortage is None and _has_lost_a_worker(error.worker_failures.values()):
+                    shortage = run.cluster.memory_kill_since(started)
                 if shortage is None:
                     raise
-                outcome = {"short": shortage}
+                raise _short(shortage, job.workers) from error
             finally:
                 stop.set()
                 watcher.join()
@@ -108,12 +112,22 @@ def train(run: StageRun, training: Training, model: Artifact | str, **tables: An
         if "full" in outcome:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), outcome["full"])
         if "short" in outcome:
-            raise MemoryShortError(replace(outcome["short"], workers=job.workers.number))
+            raise _short(outcome["short"], job.workers)
         if "mistake" in outcome:
             raise TrainingError(outcome["mistake"])
         finished = ShardRecord(**outcome["log"])
     records = [ShardRecord(**record) for record in finished.summary["records"]]
     return StageOutput([*records, finished], finished.summary["result"])
+
+
+def _has_lost_a_worker(failures: Iterable[Exception]) -> bool:
+    """Whether one died, and did not just raise. Where polling it failed, the reason is inside."""
+    return any(isinstance(getattr(failure, "health_check_failure", failure), DEATHS) for failure in failures)
+
+
+def _short(shortage: Shortage, workers: Workers) -> MemoryShortError:
+    devices: Literal["gpu", "cpu"] = "gpu" if workers.gpu else "cpu"
+    return MemoryShortError(replace(shortage, workers=workers.number, devices=devices))
 
 
 def choose_workers(run: StageRun, settings: TrainingSettings) -> Workers:
@@ -232,7 +246,7 @@ def _write_result(job: Job, outcome: Outcome, export: Path) -> ShardRecord:
         "resumed_from": outcome.resumed_from,
         "heldout_loss": [outcome.heldout[at]["loss"] for at in (0, -1)] if outcome.heldout else None,
         # The last steps may have had nothing to learn.
-        "micro_batch_tokens": outcome.micro_batch.rows * settings.data.max_tokens,
+        "micro_batch_tokens": outcome.micro_batch.rows * outcome.row_tokens,
         "activation_checkpointing": outcome.micro_batch.checkpointing,
         "exported": steps if outcome.exported == log[-1]["step"] + 1 else outcome.exported,
     }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from raysel.store import Store
+from raysel.training.batches import read_steps
 from raysel.training.loop import Outcome
 from raysel.training.micro_batch import MicroBatch, Trials, choose, expected, most_rows
 from raysel.training.settings import LoraSettings, TokenSettings, TrainingSettings
@@ -205,6 +206,25 @@ def test_a_resumed_run_takes_what_was_found(
     # With other settings it is found anew.
     other, _ = learn(tiny_llama, tokens, settings.model_copy(update={"offload": "optimizer"}), "killed")
     assert other.micro_batch == MicroBatch(1, True)
+
+
+def test_a_trial_whose_loss_is_not_finite_changes_no_weight(alone: None, store: Store, tiny_llama: Path) -> None:
+    """0 times such a loss is NaN, and what is not sharded has nothing that looks at its gradients before an update."""
+    import torch
+
+    from raysel.training.engine import start_engine, trainable_model
+    from raysel.training.memory_trials import _EngineTrials
+
+    [row, *_] = next(read_steps(write_tokens(store, tiny_llama, 8, DATA), 0)).rows
+    settings = TrainingSettings(data=DATA, zero=0, method="full", **LEFT_OPEN)
+    with trainable_model(tiny_llama, settings, seed=0, trust_remote_code=False, section="training") as model:
+        with torch.no_grad():
+            model.get_input_embeddings().weight[int(row["input_ids"][1])] = float("inf")
+        before = {name: weight.clone() for name, weight in model.named_parameters()}
+        engine = start_engine(model, settings)
+        _EngineTrials(engine, row, DATA.max_tokens, learned=1.0)._run(2, DATA.max_tokens)
+        assert all(torch.equal(weight, before[name]) for name, weight in engine.module.named_parameters())
+        engine.destroy()
 
 
 def test_what_drops_out_goes_row_by_row_without_a_trial(

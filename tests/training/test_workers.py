@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from raysel.errors import UserError
 from raysel.stage import StageRun
 from raysel.training.settings import TrainingSettings
-from raysel.training.worker_group_stage import Workers, choose_workers
+from raysel.training.worker_group_stage import Workers, _has_lost_a_worker, choose_workers
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,11 @@ def test_what_never_fits_is_refused_with_the_arithmetic(cluster: Any, progress: 
     run = StageRun({}, {}, {}, None, cluster, progress)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"training\.workers asks for 2 workers x 2 CPU = 4 CPU; the cluster"):
         choose_workers(run, TrainingSettings(workers=2, cpus_per_worker=2))
+
+
+def test_a_worker_that_raised_is_none_that_died() -> None:
+    """Only of the dead is it asked whether their memory was short: a mistake keeps its own name."""
+    died = WorkerHealthCheckFailedError("polling it failed", failure=ActorDiedError())
+    assert _has_lost_a_worker([ConnectionError("closed by the other"), died])
+    assert not _has_lost_a_worker([KeyError("label"), RuntimeError("closed by the other")])
+    assert not _has_lost_a_worker([WorkerHealthCheckFailedError("polling it failed", failure=ValueError())])
