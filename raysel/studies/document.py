@@ -84,8 +84,11 @@ def write(plan: Plan, store: Store, folder: Path) -> bool:
     ran = from_data(data) if data is not None else []
     if [of.parameters for of in ran] != [of.parameters for of in plan.conditions] or not all(of.is_whole for of in ran):
         return False
-    # Conditions are called what they are called now.
-    ran = [replace(of, name=asked.name) for of, asked in zip(ran, plan.conditions, strict=True)]
+    # Conditions are called what they are called now, their parameters in the order of the file.
+    ran = [
+        replace(of, name=asked.name, parameters=asked.parameters)
+        for of, asked in zip(ran, plan.conditions, strict=True)
+    ]
     findings = analyse(ran, plan.compared, plan.controls, plan.form.measure)
     figure = conditions_figure(plan.name, findings, plan.compared.axis)
     (folder / f"{plan.name}.md").write_text(document(plan, findings), encoding="utf-8")
